@@ -1,0 +1,3 @@
+//! The `bottle` command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Everything of `bottle` that touches the world.

@@ -1,0 +1,11 @@
+//! The pure planner of `bottle`: manifest + spec + snapshot in, one plan out.
+//!
+//! The crate is `no_std`: the compiler itself proves that it reads no file, variable, clock,
+//! socket or random source. Every decision about a sandbox is made here, as data; the executor
+//! carries it out and chooses nothing.
+#![no_std]
+
+extern crate alloc;
+
+pub mod policy;
+pub mod words;

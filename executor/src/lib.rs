@@ -1,1 +1,5 @@
-//! Everything of `bottle` that touches the world.
+//! Everything of `bottle` that touches the world: the probe that looks, and the executor that
+//! carries a plan out. Neither chooses anything; choices are the planner's.
+
+pub mod engine;
+pub mod state;

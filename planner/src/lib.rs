@@ -7,5 +7,11 @@
 
 extern crate alloc;
 
+pub mod document;
+pub mod grants;
+pub mod plan;
 pub mod policy;
+pub mod sidecar;
+pub mod snapshot;
+pub mod spec;
 pub mod words;

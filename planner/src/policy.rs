@@ -16,7 +16,7 @@ use crate::words::{AbsPath, Digest, EnvName, Name, RelPath, SecretName, Timestam
 
 /// One bottle after `extends` and presets were merged and every default was filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Bottle {
     /// The bottle's name (presets keep their `@`).
     pub name: Name,
@@ -52,7 +52,7 @@ pub struct Bottle {
 
 /// The value of one environment variable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EnvValue {
     /// In the manifest as it stands; no secret.
     Literal {
@@ -147,7 +147,7 @@ impl core::fmt::Display for HostPattern {
 
 /// What the agent may reach. Nothing that is not listed is reachable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Egress {
     /// One route a host pattern.
     pub routes: BTreeMap<HostPattern, Route>,
@@ -157,7 +157,7 @@ pub struct Egress {
 
 /// A file that a manifest names, read by the probe: its digest binds what was reviewed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct NamedFile {
     /// Where it lies, below the manifest's own folder.
     pub path: RelPath,
@@ -165,7 +165,7 @@ pub struct NamedFile {
 
 /// How one host may be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Route {
     /// The TCP port, 443 unless the manifest says otherwise.
     pub port: u16,
@@ -190,7 +190,7 @@ pub struct Route {
 
 /// One rule of a route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Rule {
     /// Upper-case methods; empty means whatever `access` says.
     pub methods: BTreeSet<String>,
@@ -216,7 +216,7 @@ pub enum Access {
 
 /// A credential that egress injects and the agent never sees.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Auth {
     /// How the credential is written into the request.
     pub scheme: AuthScheme,
@@ -271,7 +271,7 @@ pub enum Tls {
 
 /// What the leak scan does with a finding on one route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Dlp {
     /// Exact values of this session's secrets.
     pub own_secrets: DlpAction,
@@ -297,7 +297,7 @@ pub enum DlpAction {
 
 /// One git remote behind the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct GitRemote {
     /// Where the gate fetches from and pushes to.
     pub upstream: Upstream,
@@ -315,7 +315,7 @@ pub struct GitRemote {
 
 /// The address of a git repository, parsed from any of its spellings.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Upstream {
     /// How it is reached.
     pub transport: GitTransport,
@@ -343,7 +343,7 @@ pub enum GitTransport {
 
 /// How the gate proves who it is to an upstream.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum GitCredential {
     /// Not at all: a public repository over https.
     None,
@@ -361,7 +361,7 @@ pub enum GitCredential {
 
 /// Which refs may be written through the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Push {
     /// Globs over branch names; `agent/*` unless the manifest says otherwise.
     pub branches: BTreeSet<String>,
@@ -375,7 +375,7 @@ pub struct Push {
 
 /// Who commits are by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct GitUser {
     /// `user.name`; one line.
     pub name: String,
@@ -385,7 +385,7 @@ pub struct GitUser {
 
 /// How a host folder may be brought in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct WorkspacePolicy {
     /// The modes a launch may ask for; never empty.
     pub modes: BTreeSet<WorkspaceMode>,
@@ -428,7 +428,7 @@ impl WorkspaceMode {
 
 /// The image the agent runs in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Image {
     /// The provider's own, with packages and a setup script on top.
     Provider {
@@ -459,7 +459,7 @@ pub enum Image {
 
 /// How images are built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Build {
     /// What the build may reach.
     pub network: BuildNetwork,
@@ -481,7 +481,7 @@ pub enum BuildNetwork {
 
 /// What runs as the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Provider {
     /// Claude Code.
     Claude,
@@ -514,7 +514,7 @@ pub enum Isolation {
 
 /// What the agent's container may use up. Always all set: absence never means "unlimited".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Limits {
     /// Processor time in thousandths of a core. Default 2000.
     pub cpus_milli: u32,
@@ -545,7 +545,7 @@ impl Default for Limits {
 
 /// An image reference with its digest: `name@sha256:…`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct PinnedImage {
     /// Registry, repository and optional tag, without the digest.
     pub name: String,
@@ -555,7 +555,7 @@ pub struct PinnedImage {
 
 /// One agent: who runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Agent {
     /// The agent's name.
     pub name: Name,
@@ -589,7 +589,7 @@ pub enum Origin {
 
 /// The set of bottles and agents a host knows, merged and complete.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Manifest {
     /// Bottles by name, presets included where something extends or names them.
     pub bottles: BTreeMap<Name, Bottle>,
@@ -599,7 +599,7 @@ pub struct Manifest {
 
 /// What belongs to this machine and not to a policy (`~/.bottle/config.yaml`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct HostConfig {
     /// Where secrets come from; a name without an entry is the host variable of that name.
     pub secrets: BTreeMap<SecretName, SecretSource>,
@@ -615,7 +615,7 @@ pub struct HostConfig {
 
 /// Where one secret's value comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SecretSource {
     /// A host variable.
     Env {
@@ -636,7 +636,7 @@ pub enum SecretSource {
 
 /// A corporate proxy and extra trust, for egress and image builds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct NetworkConfig {
     /// `http://host:port` of the upstream proxy.
     pub proxy: Option<String>,
@@ -648,7 +648,7 @@ pub struct NetworkConfig {
 
 /// An approval of an egress change that a running session was given (planner input).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Approval {
     /// When it was given.
     pub at: Timestamp,

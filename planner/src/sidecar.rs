@@ -1,0 +1,138 @@
+//! The files the containers of a session read: their formats and where they lie.
+//!
+//! Rendered by the planner from the grants and the session, parsed by the `sidecar` crate. Any
+//! change of shape is a new [`PROTOCOL`].
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{GitRemote, HostPattern, Provider, Route};
+use crate::words::{AbsPath, EnvName, Identity, Name, Role};
+
+/// The number of the protocol between executor and sidecars.
+pub const PROTOCOL: u32 = 1;
+/// The port of egress's proxy on the internal network.
+pub const EGRESS_PORT: u16 = 9099;
+/// The port of the git gate (git daemon's own).
+pub const GIT_GATE_PORT: u16 = 9418;
+/// The port of supervise's MCP server.
+pub const SUPERVISE_PORT: u16 = 9100;
+/// The port of pipelock's proxy.
+pub const PIPELOCK_PORT: u16 = 8888;
+/// Where `state/<role>/in` is mounted.
+pub const IN: &str = "/.bottle/in";
+/// Where `state/<role>/out` is mounted.
+pub const OUT: &str = "/.bottle/out";
+/// Where the binary's folder is mounted in the agent's container.
+pub const BIN: &str = "/.bottle/bin";
+/// A tmpfs of mode 0700 that holds the socket secrets are handed over through.
+pub const RUN: &str = "/.bottle/run";
+/// The binary inside the sidecar image.
+pub const SIDECAR_BINARY: &str = "/bottle";
+/// The name of the binary inside `bin/<digest>/`.
+pub const BINARY: &str = "bottle";
+
+/// `egress/in/routes.json`: what may be reached. Reloaded in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct RoutesFile {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Routes by host.
+    pub routes: BTreeMap<HostPattern, Route>,
+    /// Upstreams that the git gate alone may reach, as host and port.
+    pub gate: BTreeSet<(HostPattern, u16)>,
+    /// Fixed addresses of those upstreams.
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub gate_addresses: BTreeMap<String, core::net::IpAddr>,
+}
+
+/// `egress/in/settings.json`: what egress reads once, at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct EgressSettings {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Its own address on the internal network; it listens nowhere else.
+    #[schemars(with = "String")]
+    pub listen: Ipv4Addr,
+    /// The agent's address.
+    #[schemars(with = "String")]
+    pub agent: Ipv4Addr,
+    /// The gate's address, if there is one.
+    #[schemars(with = "Option<String>")]
+    pub gate: Option<Ipv4Addr>,
+    /// `http://host:port` of the corporate proxy, and who is reached without it.
+    pub upstream_proxy: Option<(String, Vec<String>)>,
+    /// Address and port of pipelock, where it is used.
+    #[schemars(with = "Option<(String, u16)>")]
+    pub next_hop: Option<(Ipv4Addr, u16)>,
+    /// Whether credentials are delivered after the start: until then requests that need one are
+    /// refused.
+    pub expects_delivery: bool,
+}
+
+/// `git-gate/in/gate.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct GateSettings {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Its own address on the internal network.
+    #[schemars(with = "String")]
+    pub listen: Ipv4Addr,
+    /// Egress, its only way out.
+    #[schemars(with = "(String, u16)")]
+    pub egress: (Ipv4Addr, u16),
+    /// The remotes it serves.
+    pub remotes: BTreeMap<Name, GitRemote>,
+    /// Whether keys are delivered after the start.
+    pub expects_delivery: bool,
+}
+
+/// `supervise/in/supervise.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct SuperviseSettings {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Its own address on the internal network.
+    #[schemars(with = "String")]
+    pub listen: Ipv4Addr,
+    /// Whose requests it takes.
+    pub identity: Identity,
+    /// The routes in force, by host.
+    pub routes: BTreeMap<HostPattern, Route>,
+    /// Seconds until an unanswered request is given up.
+    pub timeout_seconds: u64,
+}
+
+/// `agent/in/init.json`: what the agent's init runs, and what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct InitSettings {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// What runs as the agent.
+    pub provider: Provider,
+    /// The argv; never empty.
+    pub argv: Vec<String>,
+    /// Its working folder.
+    pub workdir: AbsPath,
+    /// Its home folder.
+    pub home: AbsPath,
+    /// Sidecars whose ports must answer first.
+    #[schemars(with = "BTreeMap<Role, (String, u16)>")]
+    pub wait_for: BTreeMap<Role, (Ipv4Addr, u16)>,
+    /// Variables that are delivered after the start; the agent is not run without them.
+    pub expects: BTreeSet<EnvName>,
+    /// Seconds from start to a forced stop.
+    pub time_seconds: u64,
+    /// Seconds without output to a forced stop.
+    pub idle_seconds: u64,
+}

@@ -65,8 +65,8 @@ pub fn from_value<T: Serialize + DeserializeOwned>(
     let digest = Digest::of(canonical_value(&raw).as_bytes());
     let value: T = T::deserialize(&raw).map_err(|e| DocumentError::Malformed(e.to_string()))?;
     if strictness == Strictness::Strict {
-        let known = serde_json::to_value(&value)
-            .map_err(|e| DocumentError::Malformed(e.to_string()))?;
+        let known =
+            serde_json::to_value(&value).map_err(|e| DocumentError::Malformed(e.to_string()))?;
         let mut unknown = BTreeSet::new();
         unknown_fields(&raw, &known, &mut String::new(), &mut unknown);
         if !unknown.is_empty() {
@@ -87,8 +87,7 @@ pub fn parse_value(text: &str) -> Result<Value, DocumentError> {
 ///
 /// On the subset this module writes, compact output with sorted keys *is* that form.
 pub fn canonical<T: Serialize>(value: &T) -> Result<String, DocumentError> {
-    let value =
-        serde_json::to_value(value).map_err(|e| DocumentError::Malformed(e.to_string()))?;
+    let value = serde_json::to_value(value).map_err(|e| DocumentError::Malformed(e.to_string()))?;
     Ok(canonical_value(&value))
 }
 
@@ -99,8 +98,7 @@ pub fn digest<T: Serialize>(value: &T) -> Result<Digest, DocumentError> {
 
 /// The form on disk: pretty-printed, sorted, LF, with a final newline.
 pub fn pretty<T: Serialize>(value: &T) -> Result<String, DocumentError> {
-    let value =
-        serde_json::to_value(value).map_err(|e| DocumentError::Malformed(e.to_string()))?;
+    let value = serde_json::to_value(value).map_err(|e| DocumentError::Malformed(e.to_string()))?;
     Ok(pretty_value(&value))
 }
 

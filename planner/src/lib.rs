@@ -7,10 +7,18 @@
 
 extern crate alloc;
 
+pub mod diff;
 pub mod document;
+pub mod error;
+pub mod escape;
+pub mod facts;
 pub mod grants;
+pub mod lower;
 pub mod plan;
 pub mod policy;
+pub mod provider;
+pub mod resolve;
+pub mod show;
 pub mod sidecar;
 pub mod snapshot;
 pub mod spec;

@@ -102,12 +102,16 @@ pub struct Session {
     pub runtime: Option<String>,
     /// The binary that is the sidecars and the agent's init.
     pub tool: Digest,
-    /// The image the agent's container is created from.
+    /// The image that was granted, by this host's name for it.
+    pub base_image: String,
+    /// The image the agent's container is created from: `base_image`, or that with the workspace.
     pub agent_image: String,
     /// The image of the sidecars.
     pub sidecar_image: String,
     /// The host's folder, and where the agent sees it.
     pub workspace: Option<WorkspacePlace>,
+    /// The build context, below the manifest's folder.
+    pub context: Option<RelPath>,
     /// `http://host:port` of the corporate proxy, and who is reached without it.
     pub upstream_proxy: Option<(String, Vec<String>)>,
     /// Whether the session was resumed (the provider's resume command runs).
@@ -592,9 +596,9 @@ pub struct ContainerSpec {
     /// Names it knows without a resolver.
     #[schemars(with = "BTreeMap<String, String>")]
     pub extra_hosts: BTreeMap<String, Ipv4Addr>,
-    /// Its resolver.
-    #[schemars(with = "String")]
-    pub dns: Ipv4Addr,
+    /// Its resolver; `None` is the engine's own (egress and pipelock alone).
+    #[schemars(with = "Option<String>")]
+    pub dns: Option<Ipv4Addr>,
     /// What it sees of the host and of volumes.
     pub mounts: Vec<Mount>,
     /// Scratch in memory: path to size in bytes.
@@ -662,6 +666,8 @@ pub enum Mount {
 pub struct Upload {
     /// The container.
     pub container: String,
+    /// The volume the items end up on: they outlive the container then. `None` is the container.
+    pub volume: Option<String>,
     /// What, in order.
     pub items: Vec<UploadItem>,
 }

@@ -95,7 +95,7 @@ pub struct GateSettings {
     pub expects_delivery: bool,
 }
 
-/// `supervise/in/supervise.json`.
+/// `supervise/in/supervise.json`. Routes are not in it: egress is asked for those in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct SuperviseSettings {
@@ -106,8 +106,6 @@ pub struct SuperviseSettings {
     pub listen: Ipv4Addr,
     /// Whose requests it takes.
     pub identity: Identity,
-    /// The routes in force, by host.
-    pub routes: BTreeMap<HostPattern, Route>,
     /// Seconds until an unanswered request is given up.
     pub timeout_seconds: u64,
 }

@@ -22,6 +22,8 @@ pub struct Spec {
     pub at: Timestamp,
     /// The folder to bring in; `None` brings none.
     pub workspace: Option<WorkspaceRequest>,
+    /// Whether an ended session is started again, with the provider's resume command.
+    pub resume: bool,
     /// Work for a headless run; `None` is interactive.
     pub task: Option<String>,
     /// Further arguments for the agent's command.

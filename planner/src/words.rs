@@ -212,6 +212,12 @@ impl RelPath {
 }
 
 impl AbsPath {
+    /// `/`.
+    #[must_use]
+    pub fn root() -> Self {
+        Self("/".to_string())
+    }
+
     /// This path with a relative one below it.
     #[must_use]
     pub fn join(&self, more: &RelPath) -> Self {
@@ -403,7 +409,10 @@ fn is_timestamp(text: &str) -> bool {
     let shape = b"dddd-dd-ddTdd:dd:ddZ";
     let number = |from: usize, to: usize| text[from..to].parse::<u32>().unwrap_or(u32::MAX);
     text.len() == shape.len()
-        && text.bytes().zip(shape).all(|(b, &s)| if s == b'd' { b.is_ascii_digit() } else { b == s })
+        && text
+            .bytes()
+            .zip(shape)
+            .all(|(b, &s)| if s == b'd' { b.is_ascii_digit() } else { b == s })
         && (1..=12).contains(&number(5, 7))
         && (1..=31).contains(&number(8, 10))
         && number(11, 13) < 24

@@ -1,0 +1,956 @@
+//! Lowering: from grants and session to everything that should exist, as operations.
+//!
+//! A function of nothing but what the plan itself says. The difference turns its output into
+//! actions; lint runs it again and refuses a plan whose actions say anything else.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+use serde::Serialize;
+
+use crate::document;
+use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
+use crate::plan::{
+    ActionId, AssembleImage, BuildImage, Connect, ContainerLimits, ContainerRef, ContainerSpec,
+    ContextRef, Deliver, File, Folder, ImportImage, LABEL_IDENTITY, LABEL_OWNER, LABEL_ROLE,
+    LABEL_SPEC, MintCa, Mount, NetworkSpec, Operation, PullImage, Reload, SecretRef, Session,
+    StatePath, StateRoot, Upload, UploadItem, UploadSource, User, VolumeSpec,
+};
+use crate::policy::{GitCredential, GitTransport, PinnedImage, WorkspaceMode};
+use crate::provider;
+use crate::sidecar::{
+    BIN, BINARY, EGRESS_PORT, EgressSettings, GIT_GATE_PORT, GateSettings, IN, InitSettings,
+    PIPELOCK_PORT, PROTOCOL, RUN, RoutesFile, SIDECAR_BINARY, SUPERVISE_PORT, SuperviseSettings,
+};
+use crate::spec::Spec;
+use crate::words::{AbsPath, Digest, EnvName, Identity, RelPath, Role};
+
+/// Something that should exist or be so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// The action it is carried out by.
+    pub id: ActionId,
+    /// What it is.
+    pub op: Operation,
+    /// What must be before it.
+    pub depends_on: BTreeSet<ActionId>,
+}
+
+/// Scratch for sidecars.
+const SIDECAR_TMP: u64 = 64 << 20;
+/// Scratch that holds the socket for secrets.
+const RUN_SIZE: u64 = 1 << 20;
+/// The system's trust roots, where Debian and most others have them.
+const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Days the session's CA is valid.
+const CA_DAYS: u32 = 365;
+/// Seconds an agent's request may wait for a person.
+const SUPERVISE_TIMEOUT: u64 = 24 * 3600;
+
+/// Variables that name the trust bundle to one kind of client each.
+pub const CA_VARIABLES: [&str; 9] = [
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "DENO_CERT",
+];
+
+/// Everything a session should consist of, in no particular order.
+#[must_use]
+pub fn lower(
+    identity: &Identity,
+    grants: &Grants,
+    session: &Session,
+    spec: &Spec,
+    prompt: &str,
+) -> Vec<Desired> {
+    let mut lowering = Lowering { identity, grants, session, spec, out: Vec::new() };
+    lowering.metadata();
+    lowering.images();
+    lowering.networks();
+    lowering.volumes();
+    for role in session.places.keys() {
+        lowering.role_folders(*role);
+    }
+    lowering.egress();
+    lowering.git_gate();
+    lowering.supervise();
+    lowering.pipelock();
+    lowering.agent(prompt);
+    lowering.out
+}
+
+struct Lowering<'a> {
+    identity: &'a Identity,
+    grants: &'a Grants,
+    session: &'a Session,
+    spec: &'a Spec,
+    out: Vec<Desired>,
+}
+
+impl Lowering<'_> {
+    fn add<const N: usize>(&mut self, id: String, op: Operation, depends_on: [String; N]) {
+        self.add_after(id, op, depends_on);
+    }
+
+    fn add_after(
+        &mut self,
+        id: String,
+        op: Operation,
+        depends_on: impl IntoIterator<Item = String>,
+    ) {
+        let depends_on = depends_on.into_iter().map(ActionId).collect();
+        self.out.push(Desired { id: ActionId(id), op, depends_on });
+    }
+
+    fn metadata(&mut self) {
+        #[derive(Serialize)]
+        struct Metadata<'a> {
+            identity: &'a Identity,
+            agent: &'a str,
+            bottle: &'a str,
+            cwd: &'a str,
+            workspace: &'a str,
+            task: &'a Option<String>,
+            started_at: &'a str,
+        }
+        let content = json(&Metadata {
+            identity: self.identity,
+            agent: self.grants.agent.name.as_str(),
+            bottle: self.grants.bottle.as_str(),
+            cwd: self.session.workspace.as_ref().map_or("", |w| w.host.as_str()),
+            workspace: self.grants.workspace.mode.as_str(),
+            task: &self.spec.task,
+            started_at: self.session.started_at.as_str(),
+        });
+        self.file("metadata.json", 0o600, None, content, &[]);
+    }
+
+    fn file(
+        &mut self,
+        path: &str,
+        mode: u32,
+        owner: Option<User>,
+        content: String,
+        after: &[&str],
+    ) -> Option<(RelPath, Digest)> {
+        let path = state_path(path)?;
+        let digest = Digest::of(content.as_bytes());
+        let known = path.path.clone();
+        self.add_after(
+            format!("file:{known}"),
+            Operation::File(File { path, mode, owner, content }),
+            after.iter().map(ToString::to_string),
+        );
+        Some((known, digest))
+    }
+
+    /// `state/<role>/in` and `out`. The agent's own are its own user's: where the host's user is
+    /// root, the agent is not, and must read its 0600 files; where ids are mapped (rootless) no
+    /// owner can be given, and the modes are wider inside a state folder that stays 0700.
+    fn role_folders(&mut self, role: Role) {
+        let (owner, mode_in, mode_out) = self.role_access(role);
+        for (name, mode, owner, after) in [
+            (role.to_string(), 0o700, None, None),
+            (format!("{role}/in"), mode_in, owner, Some(format!("folder:{role}"))),
+            (format!("{role}/out"), mode_out, owner, Some(format!("folder:{role}"))),
+        ] {
+            if let Some(path) = state_path(&name) {
+                self.add_after(
+                    format!("folder:{name}"),
+                    Operation::Folder(Folder { path, mode, owner }),
+                    after,
+                );
+            }
+        }
+    }
+
+    /// Owner and modes of a role's `in` and `out` folders.
+    fn role_access(&self, role: Role) -> (Option<User>, u32, u32) {
+        let other_user = self.session.agent_user != self.session.sidecar_user;
+        if role != Role::Agent || !other_user {
+            return (None, 0o700, 0o700);
+        }
+        if self.is_rootless() {
+            return (None, 0o755, 0o777);
+        }
+        (Some(self.session.agent_user), 0o700, 0o700)
+    }
+
+    /// A rootless engine runs sidecars as 0 for a host user who is not 0; the owner label says who.
+    fn is_rootless(&self) -> bool {
+        self.session.sidecar_user.uid == 0 && !self.session.owner.starts_with("0-")
+    }
+
+    fn file_mode(&self, role: Role) -> (Option<User>, u32) {
+        let (owner, mode_in, _) = self.role_access(role);
+        (owner, if mode_in == 0o755 { 0o644 } else { 0o600 })
+    }
+
+    fn in_file(&mut self, role: Role, name: &str, content: String) -> Option<(RelPath, Digest)> {
+        let (owner, mode) = self.file_mode(role);
+        let folder = format!("folder:{role}/in");
+        self.file(&format!("{role}/in/{name}"), mode, owner, content, &[folder.as_str()])
+    }
+
+    fn labels(&self, role: Option<Role>) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::from([
+            (LABEL_IDENTITY.to_string(), self.identity.to_string()),
+            (LABEL_OWNER.to_string(), self.session.owner.clone()),
+        ]);
+        if let Some(role) = role {
+            labels.insert(LABEL_ROLE.to_string(), role.to_string());
+        }
+        labels
+    }
+
+    /// Images are shared between sessions: they carry their owner alone.
+    fn image_labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([(LABEL_OWNER.to_string(), self.session.owner.clone())])
+    }
+
+    fn images(&mut self) {
+        self.add(
+            "image:sidecar".to_string(),
+            Operation::ImportImage(ImportImage {
+                tag: self.session.sidecar_image.clone(),
+                tool: self.session.tool.clone(),
+            }),
+            [],
+        );
+        let base_id = "image:agent".to_string();
+        let mut after = Vec::new();
+        match &self.grants.image {
+            ImageGrant::Build { dockerfile, context, network, .. } => {
+                let context = self.context_ref(context.as_ref());
+                self.add(
+                    base_id.clone(),
+                    Operation::BuildImage(BuildImage {
+                        tag: self.session.base_image.clone(),
+                        dockerfile: dockerfile.clone(),
+                        context,
+                        network: *network,
+                        labels: self.image_labels(),
+                    }),
+                    [],
+                );
+                after.push(base_id);
+            }
+            ImageGrant::Reference { reference, digest: Some(digest), .. } => {
+                if let Some((name, _)) = reference.split_once('@') {
+                    let image = PinnedImage { name: name.to_string(), digest: digest.clone() };
+                    self.add(base_id.clone(), Operation::PullImage(PullImage { image }), []);
+                    after.push(base_id);
+                }
+            }
+            ImageGrant::Reference { digest: None, .. } => {}
+        }
+        if let Some(pipelock) = &self.grants.egress.pipelock {
+            self.add(
+                "image:pipelock".to_string(),
+                Operation::PullImage(PullImage { image: pipelock.clone() }),
+                [],
+            );
+        }
+        let Some(place) = &self.session.workspace else { return };
+        if self.session.agent_image == self.session.base_image {
+            return;
+        }
+        let clone = place.mode == WorkspaceMode::Clone;
+        let op = Operation::AssembleImage(AssembleImage {
+            tag: self.session.agent_image.clone(),
+            base: self.session.base_image.clone(),
+            mode: place.mode,
+            digest: place.digest.clone(),
+            commit: place.commit.clone(),
+            branch: clone.then(|| format!("agent/{}", self.identity)),
+            hide: self.grants.workspace.hide.clone(),
+            inside: place.inside.clone(),
+            owner: self.session.agent_user,
+            labels: self.image_labels(),
+        });
+        self.add_after("image:workspace".to_string(), op, after);
+    }
+
+    fn context_ref(&self, digest: Option<&Digest>) -> Option<ContextRef> {
+        let path = self.session.context.clone()?;
+        Some(ContextRef { path, digest: digest?.clone() })
+    }
+
+    fn networks(&mut self) {
+        for (id, place, internal) in
+            [("net", &self.session.net, true), ("out", &self.session.out, false)]
+        {
+            let mut spec = NetworkSpec {
+                name: place.name.clone(),
+                subnet: place.subnet,
+                internal,
+                labels: self.labels(None),
+            };
+            let digest = spec_digest(&spec);
+            spec.labels.insert(LABEL_SPEC.to_string(), digest);
+            self.add(format!("network:{id}"), Operation::Network(spec), []);
+        }
+    }
+
+    fn volumes(&mut self) {
+        for (id, name) in self.volume_names() {
+            let mut spec = VolumeSpec { name, labels: self.labels(None) };
+            let digest = spec_digest(&spec);
+            spec.labels.insert(LABEL_SPEC.to_string(), digest);
+            self.add(format!("volume:{id}"), Operation::Volume(spec), []);
+        }
+    }
+
+    fn volume_names(&self) -> Vec<(&'static str, String)> {
+        let mut names = vec![("home", format!("bottle-home-{}", self.identity))];
+        if self.session.agent_image != self.session.base_image {
+            names.push(("work", format!("bottle-work-{}", self.identity)));
+        }
+        names
+    }
+
+    fn address(&self, role: Role) -> Option<Ipv4Addr> {
+        self.session.places.get(&role).map(|place| place.net)
+    }
+
+    /// Names that containers know without a resolver.
+    fn extra_hosts(&self) -> BTreeMap<String, Ipv4Addr> {
+        let mut hosts: BTreeMap<String, Ipv4Addr> = self
+            .session
+            .places
+            .iter()
+            .filter(|(role, _)| **role != Role::Agent)
+            .map(|(role, place)| (role.to_string(), place.net))
+            .collect();
+        if let Some(egress) = self.address(Role::Egress) {
+            hosts.insert("egress.local".to_string(), egress);
+        }
+        hosts
+    }
+
+    fn egress(&mut self) {
+        let Some(listen) = self.address(Role::Egress) else { return };
+        let Some(agent) = self.address(Role::Agent) else { return };
+        self.in_file(Role::Egress, "routes.json", routes_file(self.grants));
+        let items = self.egress_deliveries();
+        let settings = EgressSettings {
+            protocol: PROTOCOL,
+            listen,
+            agent,
+            gate: self.address(Role::GitGate),
+            upstream_proxy: self.session.upstream_proxy.clone(),
+            next_hop: self.address(Role::Pipelock).map(|address| (address, PIPELOCK_PORT)),
+            expects_delivery: !items.is_empty(),
+        };
+        let mut inputs = BTreeMap::new();
+        inputs.extend(self.in_file(Role::Egress, "settings.json", json(&settings)));
+        if let Some(rules) = &self.grants.egress.rules {
+            inputs.extend(self.in_file(Role::Egress, "rules.toml", rules.clone()));
+        }
+        self.mint_ca();
+        self.sidecar(Role::Egress, inputs, None);
+        self.deliver(Role::Egress, items);
+        if let Some(place) = self.session.places.get(&Role::Egress) {
+            let op = Operation::Reload(Reload {
+                role: Role::Egress,
+                container: place.container.clone(),
+                digest: Digest::of(routes_file(self.grants).as_bytes()),
+            });
+            self.add(
+                "reload:egress".to_string(),
+                op,
+                ["file:egress/in/routes.json".to_string(), "start:egress".to_string()],
+            );
+        }
+    }
+
+    fn mint_ca(&mut self) {
+        let (Some(key), Some(certificate)) =
+            (state_path("egress/in/ca.key"), state_path("egress/in/ca.crt"))
+        else {
+            return;
+        };
+        let op = Operation::MintCa(MintCa {
+            key,
+            certificate,
+            common_name: format!("bottle {}", self.identity),
+            not_before: self.session.started_at.clone(),
+            days: CA_DAYS,
+            fingerprint: None,
+        });
+        self.add("mint:ca".to_string(), op, ["folder:egress/in".to_string()]);
+    }
+
+    fn egress_deliveries(&self) -> BTreeMap<String, SecretRef> {
+        let mut items = BTreeMap::new();
+        for (secret, uses) in &self.grants.secrets {
+            let value = SecretRef::Secret { secret: secret.clone() };
+            if uses.iter().any(|u| matches!(u, SecretUse::Inject { .. })) {
+                items.insert(format!("inject:{secret}"), value.clone());
+            }
+            items.insert(format!("scan:{secret}"), value);
+        }
+        for (name, message) in self.grants.prompts() {
+            items.insert(format!("scan:{name}"), prompt_ref(name, message));
+        }
+        items
+    }
+
+    fn git_gate(&mut self) {
+        let (Some(listen), Some(egress)) =
+            (self.address(Role::GitGate), self.address(Role::Egress))
+        else {
+            return;
+        };
+        let items: BTreeMap<String, SecretRef> = self
+            .grants
+            .git
+            .iter()
+            .filter_map(|(name, remote)| {
+                let value = match &remote.credential {
+                    GitCredential::None => return None,
+                    GitCredential::IdentityFile { path } => {
+                        SecretRef::IdentityFile { path: path.clone() }
+                    }
+                    GitCredential::Secret { secret } => {
+                        SecretRef::Secret { secret: secret.clone() }
+                    }
+                };
+                Some((format!("git:{name}"), value))
+            })
+            .collect();
+        let settings = GateSettings {
+            protocol: PROTOCOL,
+            listen,
+            egress: (egress, EGRESS_PORT),
+            remotes: self.grants.git.clone(),
+            expects_delivery: !items.is_empty(),
+        };
+        let mut inputs = BTreeMap::new();
+        inputs.extend(self.in_file(Role::GitGate, "gate.json", json(&settings)));
+        inputs.extend(self.in_file(Role::GitGate, "known_hosts", known_hosts(self.grants)));
+        self.sidecar(Role::GitGate, inputs, Some(egress));
+        self.deliver(Role::GitGate, items);
+    }
+
+    fn supervise(&mut self) {
+        let (Some(listen), Some(egress)) =
+            (self.address(Role::Supervise), self.address(Role::Egress))
+        else {
+            return;
+        };
+        let settings = SuperviseSettings {
+            protocol: PROTOCOL,
+            listen,
+            identity: self.identity.clone(),
+            timeout_seconds: SUPERVISE_TIMEOUT,
+        };
+        let mut inputs = BTreeMap::new();
+        inputs.extend(self.in_file(Role::Supervise, "supervise.json", json(&settings)));
+        let in_force = match &self.grants.image {
+            ImageGrant::Build { dockerfile, .. } => dockerfile.clone(),
+            ImageGrant::Reference { reference, .. } => format!("FROM {reference}\n"),
+        };
+        inputs.extend(self.in_file(Role::Supervise, "Dockerfile", in_force));
+        self.sidecar(Role::Supervise, inputs, Some(egress));
+    }
+
+    fn pipelock(&mut self) {
+        let Some(place) = self.session.places.get(&Role::Pipelock).cloned() else { return };
+        let Some(image) = self.grants.egress.pipelock.clone() else { return };
+        let mut inputs = BTreeMap::new();
+        inputs.extend(self.in_file(Role::Pipelock, "pipelock.yaml", pipelock_yaml(self.grants)));
+        let config = format!("{IN}/pipelock.yaml");
+        let mut spec = self.sidecar_spec(Role::Pipelock, &place.container, place.net, None);
+        spec.image = format!("{}@{}", image.name, image.digest);
+        spec.argv = ["/pipelock", "run", "--config", config.as_str()].map(String::from).into();
+        spec.inputs = inputs;
+        self.container(Role::Pipelock, spec, ["image:pipelock".to_string()]);
+    }
+
+    fn sidecar_spec(
+        &self,
+        role: Role,
+        name: &str,
+        address: Ipv4Addr,
+        dns: Option<Ipv4Addr>,
+    ) -> ContainerSpec {
+        ContainerSpec {
+            role,
+            name: name.to_string(),
+            image: self.session.sidecar_image.clone(),
+            user: self.session.sidecar_user,
+            argv: vec![SIDECAR_BINARY.to_string(), "sidecar".to_string(), role.to_string()],
+            env: BTreeMap::new(),
+            workdir: AbsPath::root(),
+            network: self.session.net.name.clone(),
+            address,
+            extra_hosts: self.extra_hosts(),
+            dns,
+            mounts: vec![Mount::In, Mount::Out],
+            tmpfs: scratch(&[(RUN, RUN_SIZE), ("/tmp", SIDECAR_TMP)]),
+            limits: ContainerLimits {
+                cpus_milli: 1000,
+                memory_bytes: 512 << 20,
+                pids: 256,
+                shm_bytes: 1 << 20,
+            },
+            runtime: None,
+            read_only: true,
+            terminal: false,
+            inputs: BTreeMap::new(),
+            labels: self.labels(Some(role)),
+        }
+    }
+
+    fn sidecar(&mut self, role: Role, inputs: BTreeMap<RelPath, Digest>, dns: Option<Ipv4Addr>) {
+        let Some(place) = self.session.places.get(&role).cloned() else { return };
+        let mut spec = self.sidecar_spec(role, &place.container, place.net, dns);
+        spec.inputs = inputs;
+        self.container(role, spec, ["image:sidecar".to_string()]);
+    }
+
+    /// A container, its second network, and its start.
+    fn container(
+        &mut self,
+        role: Role,
+        mut spec: ContainerSpec,
+        images: impl IntoIterator<Item = String>,
+    ) {
+        let digest = spec_digest(&spec);
+        spec.labels.insert(LABEL_SPEC.to_string(), digest);
+        let name = spec.name.clone();
+        let create = format!("container:{role}");
+        let mut after: BTreeSet<String> = images.into_iter().collect();
+        // The engine wants the host side of every mount to be there at creation.
+        after.extend([
+            "network:net".to_string(),
+            format!("folder:{role}/in"),
+            format!("folder:{role}/out"),
+        ]);
+        if role == Role::Agent {
+            after.insert("file:agent/in/resolv.conf".to_string());
+        }
+        let volumes = self.volume_names();
+        for mount in &spec.mounts {
+            if let Mount::Volume { name, .. } = mount
+                && let Some((id, _)) = volumes.iter().find(|(_, volume)| volume == name)
+            {
+                after.insert(format!("volume:{id}"));
+            }
+        }
+        let mut before_start: BTreeSet<String> =
+            spec.inputs.keys().map(|path| format!("file:{path}")).collect();
+        before_start.insert(create.clone());
+        self.add_after(create.clone(), Operation::Container(spec), after);
+        if role == Role::Egress {
+            before_start.extend(["file:egress/in/routes.json".to_string(), "mint:ca".to_string()]);
+        }
+        if let Some(out) = self.session.places.get(&role).and_then(|place| place.out) {
+            let id = format!("connect:{role}/out");
+            let op = Operation::Connect(Connect {
+                container: name.clone(),
+                network: self.session.out.name.clone(),
+                address: out,
+            });
+            self.add(id.clone(), op, [create.clone(), "network:out".to_string()]);
+            before_start.insert(id);
+        }
+        if role == Role::Agent {
+            before_start.extend(
+                self.out.iter().map(|d| &d.id.0).filter(|id| id.starts_with("upload:")).cloned(),
+            );
+            before_start.insert("file:agent/in/gitconfig".to_string());
+        }
+        self.add_after(
+            format!("start:{role}"),
+            Operation::Start(ContainerRef { role, container: name }),
+            before_start,
+        );
+    }
+
+    fn deliver(&mut self, role: Role, items: BTreeMap<String, SecretRef>) {
+        let Some(place) = self.session.places.get(&role) else { return };
+        if items.is_empty() {
+            return;
+        }
+        let op = Operation::Deliver(Deliver { role, container: place.container.clone(), items });
+        self.add(format!("deliver:{role}"), op, [format!("start:{role}")]);
+    }
+
+    fn agent(&mut self, prompt: &str) {
+        let Some(place) = self.session.places.get(&Role::Agent).cloned() else { return };
+        let Some(egress) = self.address(Role::Egress) else { return };
+        let workdir = self.workdir();
+        let inputs = self.agent_files(prompt, egress, &workdir);
+        self.uploads(&place.container, &workdir);
+        let limits = &self.grants.limits;
+        let mut mounts = vec![
+            Mount::In,
+            Mount::Out,
+            Mount::Bin { tool: self.session.tool.clone() },
+            Mount::ResolvConf,
+        ];
+        for (id, name) in self.volume_names() {
+            let at = if id == "home" { home() } else { workdir.clone() };
+            mounts.push(Mount::Volume { name, at });
+        }
+        if let Some(w) = &self.session.workspace
+            && w.mode == WorkspaceMode::Mount
+        {
+            mounts.push(Mount::Workspace { path: w.host.clone() });
+        }
+        let spec = ContainerSpec {
+            role: Role::Agent,
+            name: place.container.clone(),
+            image: self.session.agent_image.clone(),
+            user: self.session.agent_user,
+            argv: vec![format!("{BIN}/{BINARY}"), "sidecar".to_string(), "agent".to_string()],
+            env: self.agent_env(),
+            workdir: if self.session.workspace.is_some() { workdir } else { AbsPath::root() },
+            network: self.session.net.name.clone(),
+            address: place.net,
+            extra_hosts: self.extra_hosts(),
+            dns: Some(egress),
+            mounts,
+            tmpfs: scratch(&[(RUN, RUN_SIZE)]),
+            limits: ContainerLimits {
+                cpus_milli: limits.cpus_milli,
+                memory_bytes: limits.memory_bytes,
+                pids: limits.pids,
+                shm_bytes: limits.shm_bytes,
+            },
+            runtime: self.session.runtime.clone(),
+            read_only: false,
+            terminal: self.spec.task.is_none(),
+            inputs,
+            labels: self.labels(Some(Role::Agent)),
+        };
+        let image = match (&self.grants.image, &self.session.workspace) {
+            _ if self.session.agent_image != self.session.base_image => Some("image:workspace"),
+            (ImageGrant::Build { .. }, _) => Some("image:agent"),
+            (ImageGrant::Reference { reference, digest: Some(_), .. }, _)
+                if reference.contains('@') =>
+            {
+                Some("image:agent")
+            }
+            _ => None,
+        };
+        self.container(Role::Agent, spec, image.map(String::from));
+        let items = self
+            .grants
+            .env
+            .iter()
+            .filter_map(|(name, grant)| {
+                let value = match grant {
+                    EnvGrant::Prompt { message } => prompt_ref(name, message),
+                    EnvGrant::Secret { secret, .. } => SecretRef::Secret { secret: secret.clone() },
+                    EnvGrant::Literal { .. } | EnvGrant::Placeholder => return None,
+                };
+                Some((name.to_string(), value))
+            })
+            .collect();
+        self.deliver(Role::Agent, items);
+    }
+
+    fn workdir(&self) -> AbsPath {
+        self.session.workspace.as_ref().map_or_else(home, |w| w.inside.clone())
+    }
+
+    fn agent_files(
+        &mut self,
+        prompt: &str,
+        egress: Ipv4Addr,
+        workdir: &AbsPath,
+    ) -> BTreeMap<RelPath, Digest> {
+        let mut inputs = BTreeMap::new();
+        let env: String = self
+            .grants
+            .env
+            .iter()
+            .filter_map(|(name, grant)| match grant {
+                EnvGrant::Literal { value } => Some(format!("{name}={value}\n")),
+                EnvGrant::Placeholder => Some(format!("{name}={}\n", provider::PLACEHOLDER)),
+                EnvGrant::Prompt { .. } | EnvGrant::Secret { .. } => None,
+            })
+            .collect();
+        inputs.extend(self.in_file(Role::Agent, "agent.env", env));
+        inputs.extend(self.in_file(Role::Agent, "prompt.md", prompt.to_string()));
+        let resolver = format!("nameserver {egress}\noptions ndots:0 timeout:2 attempts:2\n");
+        // The C library of any user of the image reads it, so it is the one file others may read.
+        let (owner, _) = self.file_mode(Role::Agent);
+        let folder = ["folder:agent/in"];
+        inputs.extend(self.file("agent/in/resolv.conf", 0o644, owner, resolver, &folder));
+        let init = InitSettings {
+            protocol: PROTOCOL,
+            provider: self.grants.provider.clone(),
+            argv: provider::argv(
+                &self.grants.provider,
+                self.session.resumed,
+                !prompt.is_empty(),
+                self.grants.supervise,
+                self.spec.task.as_deref(),
+                &self.spec.args,
+            ),
+            workdir: workdir.clone(),
+            home: home(),
+            wait_for: self.wait_for(),
+            expects: self
+                .grants
+                .env
+                .iter()
+                .filter(|(_, g)| matches!(g, EnvGrant::Prompt { .. } | EnvGrant::Secret { .. }))
+                .map(|(name, _)| name.clone())
+                .collect(),
+            time_seconds: self.grants.limits.time_seconds,
+            idle_seconds: self.grants.limits.idle_seconds,
+        };
+        inputs.extend(self.in_file(Role::Agent, "init.json", json(&init)));
+        // Git reads this at every call: it changes in place.
+        self.in_file(Role::Agent, "gitconfig", gitconfig(self.grants));
+        inputs
+    }
+
+    fn wait_for(&self) -> BTreeMap<Role, (Ipv4Addr, u16)> {
+        self.session
+            .places
+            .iter()
+            .filter_map(|(role, place)| {
+                let port = match role {
+                    Role::Egress => EGRESS_PORT,
+                    Role::GitGate => GIT_GATE_PORT,
+                    Role::Supervise => SUPERVISE_PORT,
+                    Role::Pipelock | Role::Agent => return None,
+                };
+                Some((*role, (place.net, port)))
+            })
+            .collect()
+    }
+
+    fn agent_env(&self) -> BTreeMap<String, String> {
+        let proxy = format!("http://egress:{EGRESS_PORT}");
+        let direct = "localhost,127.0.0.1,::1,supervise";
+        let mut env: BTreeMap<String, String> = [
+            ("HTTP_PROXY", proxy.as_str()),
+            ("http_proxy", proxy.as_str()),
+            ("HTTPS_PROXY", proxy.as_str()),
+            ("https_proxy", proxy.as_str()),
+            ("NO_PROXY", direct),
+            ("no_proxy", direct),
+            ("HOME", provider::HOME),
+        ]
+        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .into();
+        env.extend(CA_VARIABLES.map(|name| (name.to_string(), CA_BUNDLE.to_string())));
+        env
+    }
+
+    /// Files inside the agent's container that no mount can bring: the trust bundle goes into the
+    /// container, first-run settings and skills onto its home volume.
+    fn uploads(&mut self, container: &str, workdir: &AbsPath) {
+        let agent = self.session.agent_user;
+        let system = User { uid: 0, gid: 0 };
+        let folder = |at: &str, mode: u32, owner: User| {
+            AbsPath::new(at).ok().map(|at| UploadItem {
+                at,
+                mode,
+                owner,
+                source: UploadSource::Folder,
+            })
+        };
+        let text = |at: &str, content: String| {
+            AbsPath::new(at).ok().map(|at| UploadItem {
+                at,
+                mode: 0o600,
+                owner: agent,
+                source: UploadSource::Text { content },
+            })
+        };
+        let bundle = AbsPath::new(CA_BUNDLE).ok().map(|at| UploadItem {
+            at,
+            mode: 0o644,
+            owner: system,
+            source: UploadSource::CaBundle,
+        });
+        let items =
+            [folder("/etc/ssl", 0o755, system), folder("/etc/ssl/certs", 0o755, system), bundle];
+        let create = "container:agent".to_string();
+        self.upload("system", container, None, items, [create.clone(), "mint:ca".to_string()]);
+
+        let home_volume = format!("bottle-home-{}", self.identity);
+        let include = format!("[include]\n\tpath = {IN}/gitconfig\n");
+        let first_run = provider::first_run(&self.grants.provider, workdir.as_str())
+            .and_then(|(at, content)| text(at, content));
+        let items = [
+            folder(provider::HOME, 0o755, agent),
+            text("/home/agent/.gitconfig", include),
+            first_run,
+        ];
+        self.upload("home", container, Some(&home_volume), items, [create.clone()]);
+
+        let skills = provider::skills_folder(&self.grants.provider);
+        let mut items = Vec::new();
+        if !self.grants.agent.skills.is_empty() {
+            let parent = skills.rsplit_once('/').map_or(skills, |(parent, _)| parent);
+            items.extend([folder(parent, 0o755, agent), folder(skills, 0o755, agent)]);
+        }
+        for (name, digest) in &self.grants.agent.skills {
+            items.push(AbsPath::new(format!("{skills}/{name}")).ok().map(|at| UploadItem {
+                at,
+                mode: 0o755,
+                owner: agent,
+                source: UploadSource::Skill { name: name.clone(), digest: digest.clone() },
+            }));
+        }
+        if !items.is_empty() {
+            let after = [create, "upload:agent/home".to_string()];
+            self.upload("skills", container, Some(&home_volume), items, after);
+        }
+    }
+
+    fn upload<const N: usize>(
+        &mut self,
+        name: &str,
+        container: &str,
+        volume: Option<&str>,
+        items: impl IntoIterator<Item = Option<UploadItem>>,
+        after: [String; N],
+    ) {
+        let op = Operation::Upload(Upload {
+            container: container.to_string(),
+            volume: volume.map(String::from),
+            items: items.into_iter().flatten().collect(),
+        });
+        self.add(format!("upload:agent/{name}"), op, after);
+    }
+}
+
+/// `egress/in/routes.json`, as every plan with these grants has it.
+#[must_use]
+pub fn routes_file(grants: &Grants) -> String {
+    let upstreams = || grants.git.values().map(|remote| &remote.upstream);
+    json(&RoutesFile {
+        protocol: PROTOCOL,
+        routes: grants.egress.routes.clone(),
+        gate: upstreams().map(|u| (u.host.clone(), u.port)).collect(),
+        gate_addresses: grants
+            .git
+            .values()
+            .flat_map(|remote| remote.extra_hosts.iter().map(|(h, ip)| (h.clone(), *ip)))
+            .collect(),
+    })
+}
+
+/// `known_hosts` as OpenSSH reads it: the pinned keys and nothing else.
+fn known_hosts(grants: &Grants) -> String {
+    let mut lines = BTreeSet::new();
+    for remote in grants.git.values() {
+        let upstream = &remote.upstream;
+        let host = if upstream.port == 22 {
+            upstream.host.to_string()
+        } else {
+            format!("[{}]:{}", upstream.host, upstream.port)
+        };
+        lines.extend(remote.known_host_keys.iter().map(|key| format!("{host} {key}\n")));
+    }
+    lines.into_iter().collect()
+}
+
+/// The agent's git configuration: who it is, and every spelling of each upstream led to the gate.
+fn gitconfig(grants: &Grants) -> String {
+    let mut text = String::new();
+    if let Some(user) = &grants.git_user {
+        text.push_str(&format!(
+            "[user]\n\tname = {}\n\temail = {}\n",
+            git_quote(&user.name),
+            git_quote(&user.email)
+        ));
+    }
+    for (name, remote) in &grants.git {
+        text.push_str(&format!("[url \"git://git-gate/{name}.git\"]\n"));
+        for spelling in spellings(&remote.upstream) {
+            text.push_str(&format!("\tinsteadOf = {}\n", git_quote(&spelling)));
+        }
+    }
+    text
+}
+
+/// Every way the same upstream is written. Longest first is git's own rule, so order is free.
+fn spellings(upstream: &crate::policy::Upstream) -> BTreeSet<String> {
+    let host = &upstream.host;
+    let bare = upstream.path.strip_suffix(".git").unwrap_or(&upstream.path);
+    let user = if upstream.user.is_empty() { "git" } else { upstream.user.as_str() };
+    let (ssh_port, https_port) = match upstream.transport {
+        GitTransport::Ssh => (upstream.port, 443),
+        GitTransport::Https => (22, upstream.port),
+    };
+    let mut all = BTreeSet::new();
+    for path in [bare.to_string(), format!("{bare}.git")] {
+        all.insert(format!("ssh://{user}@{host}:{ssh_port}/{path}"));
+        all.insert(format!("https://{host}:{https_port}/{path}"));
+        if ssh_port == 22 {
+            all.insert(format!("ssh://{user}@{host}/{path}"));
+            all.insert(format!("{user}@{host}:{path}"));
+        }
+        if https_port == 443 {
+            all.insert(format!("https://{host}/{path}"));
+        }
+    }
+    all
+}
+
+fn git_quote(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// `pipelock.yaml`: strict, with the routes' hosts as its whole allow-list.
+fn pipelock_yaml(grants: &Grants) -> String {
+    let mut text = format!(
+        "version: 1\nmode: strict\nenforce: true\nforward_proxy:\n  enabled: true\n  listen: \
+         \"0.0.0.0:{PIPELOCK_PORT}\"\nrequest_body_scanning:\n  enabled: true\n  action: block\n  \
+         scan_headers: true\n  header_mode: all\napi_allowlist:\n"
+    );
+    if grants.egress.routes.is_empty() {
+        text.truncate(text.len() - 1);
+        text.push_str(" []\n");
+    }
+    for host in grants.egress.routes.keys() {
+        text.push_str(&format!("  - \"{host}\"\n"));
+    }
+    text
+}
+
+fn prompt_ref(name: &EnvName, message: &str) -> SecretRef {
+    SecretRef::Prompt { name: name.clone(), message: message.to_string() }
+}
+
+fn state_path(path: &str) -> Option<StatePath> {
+    Some(StatePath { root: StateRoot::State, path: RelPath::new(path).ok()? })
+}
+
+fn scratch(folders: &[(&str, u64)]) -> BTreeMap<AbsPath, u64> {
+    folders.iter().filter_map(|(path, size)| Some((AbsPath::new(*path).ok()?, *size))).collect()
+}
+
+fn home() -> AbsPath {
+    AbsPath::new(provider::HOME).unwrap_or_else(|_| AbsPath::root())
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    document::pretty(value).unwrap_or_default()
+}
+
+/// The digest of what is asked of an object: its label tells a difference without the engine.
+fn spec_digest<T: Serialize>(spec: &T) -> String {
+    document::digest(spec).map(String::from).unwrap_or_default()
+}

@@ -1,0 +1,631 @@
+//! Difference: what should exist against what does, as actions in one canonical order.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::Ground;
+use crate::document;
+use crate::error::ErrorCode;
+use crate::lower::Desired;
+use crate::plan::{
+    Action, ActionId, ContainerRef, ContainerSpec, Effect, Expect, LABEL_SPEC, ObjectRef,
+    Operation, Reason, ReasonCode, RemoveFile, Session, StatePath, StateRoot,
+};
+use crate::snapshot::{Container, ContainerState, SessionFacts};
+use crate::words::{Digest, Identity, RelPath, Role};
+
+/// What one comparison found.
+struct Verdict {
+    effect: Effect,
+    code: ReasonCode,
+    detail: String,
+    expect: Expect,
+}
+
+impl Verdict {
+    fn none() -> Self {
+        Self {
+            effect: Effect::None,
+            code: ReasonCode::Unchanged,
+            detail: String::new(),
+            expect: Expect::Satisfied,
+        }
+    }
+
+    fn create() -> Self {
+        Self {
+            effect: Effect::Create,
+            code: ReasonCode::NotFound,
+            detail: String::new(),
+            expect: Expect::Absent,
+        }
+    }
+
+    fn of(effect: Effect, code: ReasonCode, expect: Expect) -> Self {
+        Self { effect, code, detail: String::new(), expect }
+    }
+
+    fn because(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+}
+
+impl Ground<'_> {
+    /// Every desired thing against the snapshot; then what nothing asks for any more.
+    pub(super) fn difference(
+        &mut self,
+        identity: &Identity,
+        session: &Session,
+        desired: Vec<Desired>,
+    ) -> Option<Vec<Action>> {
+        let mut difference = Difference {
+            identity: identity.clone(),
+            session: session.clone(),
+            actions: BTreeMap::new(),
+        };
+        // Files, keys, images, networks and volumes first: what they become decides whether a
+        // container has to be made anew.
+        let (containers, others): (Vec<Desired>, Vec<Desired>) =
+            desired.into_iter().partition(|d| rank(&d.op) >= CONTAINER_RANK);
+        for mut wanted in others {
+            if let Operation::MintCa(mint) = &mut wanted.op {
+                mint.fingerprint = self.facts().and_then(|f| f.ca_fingerprint.clone());
+            }
+            let verdict = self.compare_simple(identity, &wanted);
+            difference.push(wanted, verdict);
+        }
+        self.networks_made_anew(identity, &mut difference);
+        let mut containers = containers;
+        containers.sort_by_key(|d| rank(&d.op));
+        for wanted in containers {
+            self.compare_container_step(identity, wanted, &mut difference);
+        }
+        self.not_wanted(identity, &mut difference);
+        self.markers(&mut difference);
+        difference.in_order(self)
+    }
+
+    fn facts(&self) -> Option<&SessionFacts> {
+        self.snapshot.session.as_ref()
+    }
+
+    fn compare_simple(&mut self, identity: &Identity, wanted: &Desired) -> Verdict {
+        match &wanted.op {
+            Operation::Folder(folder) => self.compare_folder(&folder.path.path, folder.mode),
+            Operation::File(file) => {
+                let digest = Digest::of(file.content.as_bytes());
+                self.compare_file(&file.path.path, &digest, file.mode)
+            }
+            Operation::MintCa(_) => {
+                let minted = self.facts().and_then(|f| f.ca_fingerprint.as_ref()).is_some();
+                if minted { Verdict::none() } else { Verdict::create() }
+            }
+            Operation::ImportImage(image) => self.compare_image(&image.tag),
+            Operation::BuildImage(image) => self.compare_image(&image.tag),
+            Operation::AssembleImage(image) => self.compare_image(&image.tag),
+            Operation::PullImage(pull) => {
+                self.compare_image(&format!("{}@{}", pull.image.name, pull.image.digest))
+            }
+            Operation::Network(network) => {
+                let Some(found) = self.snapshot.networks.get(&network.name) else {
+                    return Verdict::create();
+                };
+                let same = found.labels.get(LABEL_SPEC) == network.labels.get(LABEL_SPEC)
+                    && found.subnets.contains(&network.subnet);
+                if same {
+                    return Verdict::none();
+                }
+                Verdict::of(Effect::Replace, ReasonCode::Changed, Expect::Absent)
+                    .because(format!("{} is not as asked", network.name))
+            }
+            Operation::Volume(volume) => match self.snapshot.volumes.get(&volume.name) {
+                None => Verdict::create(),
+                Some(found) => {
+                    if !self.is_ours(identity, &found.labels) {
+                        self.error(
+                            ErrorCode::Orphan,
+                            format!(
+                                "volume `{}` exists and does not belong to this session",
+                                volume.name
+                            ),
+                            "remove it if it is yours (`docker volume rm`), or choose another --name",
+                        );
+                    }
+                    Verdict::none()
+                }
+            },
+            _ => Verdict::none(),
+        }
+    }
+
+    fn compare_folder(&mut self, path: &RelPath, mode: u32) -> Verdict {
+        self.check_oddity(path);
+        match self.facts().and_then(|f| f.folders.get(path)) {
+            None => Verdict::create(),
+            Some(found) if *found == mode => Verdict::none(),
+            Some(found) => Verdict::of(Effect::Update, ReasonCode::Drifted, Expect::Ours)
+                .because(format!("mode {found:03o}, expected {mode:03o}")),
+        }
+    }
+
+    fn compare_file(&mut self, path: &RelPath, digest: &Digest, mode: u32) -> Verdict {
+        self.check_oddity(path);
+        let Some(found) = self.facts().and_then(|f| f.files.get(path)) else {
+            return Verdict::create();
+        };
+        let expect = Expect::File { digest: found.digest.clone() };
+        let edited = found.written.as_ref() != Some(&found.digest);
+        if found.digest == *digest && found.mode == mode {
+            return Verdict::none();
+        }
+        if found.digest == *digest {
+            return Verdict::of(Effect::Update, ReasonCode::Drifted, expect)
+                .because(format!("mode {:03o}, expected {mode:03o}", found.mode));
+        }
+        if edited {
+            return Verdict::of(Effect::Update, ReasonCode::Drifted, expect)
+                .because("edited by hand since it was written; the edit is lost");
+        }
+        Verdict::of(Effect::Update, ReasonCode::Changed, expect)
+    }
+
+    fn check_oddity(&mut self, path: &RelPath) {
+        let odd = self.facts().is_some_and(|facts| {
+            facts
+                .oddities
+                .iter()
+                .any(|odd| path == odd || path.as_str().starts_with(format!("{odd}/").as_str()))
+        });
+        if odd {
+            self.error(
+                ErrorCode::StateFolder,
+                format!("`{path}` in the state folder is a link or something else that is no file"),
+                "find out who put it there, remove it, and plan again",
+            );
+        }
+    }
+
+    fn compare_image(&self, reference: &str) -> Verdict {
+        if self.snapshot.images.contains_key(reference) {
+            Verdict::none()
+        } else {
+            Verdict::create()
+        }
+    }
+
+    /// A network that is made anew takes its containers and its old self with it.
+    fn networks_made_anew(&self, identity: &Identity, difference: &mut Difference) {
+        for key in ["net", "out"] {
+            let id = ActionId(format!("network:{key}"));
+            let Some(action) = difference.actions.get(&id) else { continue };
+            if action.effect != Effect::Replace {
+                continue;
+            }
+            let Operation::Network(spec) = &action.op else { continue };
+            let Some(found) = self.snapshot.networks.get(&spec.name) else { continue };
+            let remove = ActionId(format!("remove-network:{key}"));
+            let expect = Expect::Object { id: found.id.clone() };
+            let op = Operation::RemoveNetwork(ObjectRef { name: spec.name.clone() });
+            let after: BTreeSet<ActionId> = Role::ALL
+                .into_iter()
+                .filter(|role| self.own_container(identity, *role).is_some())
+                .map(|role| ActionId(format!("remove:{role}")))
+                .collect();
+            difference.insert(
+                remove.clone(),
+                op,
+                after,
+                Verdict::of(Effect::Delete, ReasonCode::OwnerReplaced, expect),
+            );
+            if let Some(action) = difference.actions.get_mut(&id) {
+                action.depends_on.insert(remove);
+            }
+        }
+    }
+
+    fn compare_container_step(
+        &mut self,
+        identity: &Identity,
+        wanted: Desired,
+        difference: &mut Difference,
+    ) {
+        match &wanted.op {
+            Operation::Container(spec) => {
+                let spec = spec.clone();
+                self.compare_container(identity, wanted, &spec, difference);
+            }
+            Operation::Upload(upload) => {
+                let role = Role::Agent;
+                let digest = document::digest(upload).unwrap_or_else(|_| Digest::of(b""));
+                let onto = match &upload.volume {
+                    Some(volume) => Some(format!("volume:{volume}")),
+                    None => self.own_container(identity, role).map(|(_, c)| c.id.clone()),
+                };
+                let made = match &upload.volume {
+                    Some(volume) => difference.makes_volume(volume),
+                    None => difference.makes_container(role),
+                } || (upload.volume.is_none() && difference.does("mint:ca"));
+                let there = self
+                    .facts()
+                    .and_then(|f| f.uploaded.get(&wanted.id.0))
+                    .map(|(on, digest)| (Some(on.clone()), digest.clone()));
+                let verdict = if made || there.is_none() {
+                    Verdict::of(Effect::Create, ReasonCode::NotFound, Expect::Ours)
+                } else if there == Some((onto, digest)) {
+                    Verdict::none()
+                } else {
+                    Verdict::of(Effect::Update, ReasonCode::Changed, Expect::Ours)
+                };
+                difference.push(wanted, verdict);
+            }
+            Operation::Connect(connect) => {
+                let connected = self
+                    .snapshot
+                    .containers
+                    .get(&connect.container)
+                    .and_then(|c| c.networks.get(&connect.network))
+                    == Some(&Some(connect.address));
+                let made = role_of(&wanted.id).is_some_and(|role| difference.makes_container(role));
+                let verdict = if connected && !made {
+                    Verdict::none()
+                } else {
+                    Verdict::of(
+                        Effect::Create,
+                        if made { ReasonCode::NotFound } else { ReasonCode::Drifted },
+                        Expect::Ours,
+                    )
+                };
+                difference.push(wanted, verdict);
+            }
+            Operation::Start(start) => {
+                let role = start.role;
+                let verdict = self.compare_start(identity, role, difference);
+                difference.push(wanted, verdict);
+            }
+            Operation::Deliver(deliver) => {
+                let role = deliver.role;
+                let verdict = self.compare_delivery(identity, role, difference);
+                difference.push(wanted, verdict);
+            }
+            Operation::Reload(reload) => {
+                let role = reload.role;
+                if difference.does(&format!("start:{role}")) {
+                    return; // It reads the file at its start.
+                }
+                let loaded = self.facts().and_then(|f| f.loaded.get(&role)).cloned();
+                let now = self
+                    .own_container(identity, role)
+                    .map(|(_, c)| (c.id.clone(), c.started_at.clone(), reload.digest.clone()));
+                let verdict = if loaded.is_some() && loaded == now {
+                    Verdict::none()
+                } else {
+                    Verdict::of(Effect::Update, ReasonCode::Changed, Expect::Ours)
+                };
+                difference.push(wanted, verdict);
+            }
+            _ => {}
+        }
+    }
+
+    fn compare_container(
+        &mut self,
+        identity: &Identity,
+        wanted: Desired,
+        spec: &ContainerSpec,
+        difference: &mut Difference,
+    ) {
+        let found = self.own_container(identity, spec.role).map(|(n, c)| (n.clone(), c.clone()));
+        let Some((name, found)) = found else {
+            difference.push(wanted, Verdict::create());
+            return;
+        };
+        let anew = |key: &str| difference.does(key);
+        let on_net = found.networks.get(&spec.network) == Some(&Some(spec.address));
+        let reason = if name != spec.name {
+            Some((ReasonCode::Changed, "renamed".to_string()))
+        } else if found.labels.get(LABEL_SPEC) != spec.labels.get(LABEL_SPEC) {
+            Some((ReasonCode::Changed, String::new()))
+        } else if anew("network:net") || (anew("network:out") && role_has_out(spec.role)) {
+            Some((ReasonCode::OwnerReplaced, "its network is made anew".to_string()))
+        } else if anew("mint:ca") && matches!(spec.role, Role::Egress | Role::Agent) {
+            Some((ReasonCode::OwnerReplaced, "the session's CA is made anew".to_string()))
+        } else if !on_net {
+            Some((ReasonCode::Drifted, format!("not on {} any more", spec.network)))
+        } else {
+            None
+        };
+        let Some((code, detail)) = reason else {
+            difference.push(wanted, Verdict::none());
+            return;
+        };
+        let removed = difference.take_down(spec.role, &name, &found, code);
+        let mut wanted = wanted;
+        wanted.depends_on.insert(removed);
+        difference.push(wanted, Verdict::of(Effect::Replace, code, Expect::Absent).because(detail));
+    }
+
+    fn compare_start(
+        &mut self,
+        identity: &Identity,
+        role: Role,
+        difference: &Difference,
+    ) -> Verdict {
+        let found = self.own_container(identity, role).map(|(_, c)| c.clone());
+        let Some(found) = found.filter(|_| !difference.makes_container(role)) else {
+            return Verdict::of(Effect::Create, ReasonCode::NotFound, Expect::Ours);
+        };
+        match found.state {
+            ContainerState::Running => Verdict::none(),
+            // An agent that ran to its end while its sidecars live on is ended, not drifted.
+            ContainerState::Exited if role == Role::Agent && !self.spec.resume => {
+                let egress = self.own_container(identity, Role::Egress);
+                let alive = egress.is_some_and(|(_, c)| c.state == ContainerState::Running);
+                if alive && !difference.does("start:egress") {
+                    self.notice(
+                        "agent_ended",
+                        format!("the agent has exited; `bottle resume {identity}` starts it again"),
+                    );
+                    return Verdict::none();
+                }
+                Verdict::of(Effect::Update, ReasonCode::NotRunning, Expect::Ours)
+            }
+            _ => Verdict::of(Effect::Update, ReasonCode::NotRunning, Expect::Ours),
+        }
+    }
+
+    fn compare_delivery(
+        &self,
+        identity: &Identity,
+        role: Role,
+        difference: &Difference,
+    ) -> Verdict {
+        let started = difference.does(&format!("start:{role}"));
+        let now = self
+            .own_container(identity, role)
+            .map(|(_, c)| (c.id.clone(), c.started_at.clone(), c.state));
+        let ended = now.as_ref().is_some_and(|(_, _, state)| *state == ContainerState::Exited);
+        let delivered = self.facts().and_then(|f| f.delivered.get(&role)).cloned();
+        let same = now.map(|(id, at, _)| (id, at)) == delivered && delivered.is_some();
+        if !started && (same || ended) {
+            return Verdict::none();
+        }
+        Verdict::of(Effect::Create, ReasonCode::NotDelivered, Expect::Ours)
+    }
+
+    /// Containers of roles that the session no longer has, and files nobody asks for.
+    fn not_wanted(&mut self, identity: &Identity, difference: &mut Difference) {
+        for role in Role::ALL {
+            if difference.session.places.contains_key(&role) {
+                continue;
+            }
+            if let Some((name, found)) = self.own_container(identity, role) {
+                difference.take_down(role, name, found, ReasonCode::NotWanted);
+            }
+        }
+        let kept = self
+            .applied()
+            .filter(|a| a.session.agent_image != a.session.base_image)
+            .is_some_and(|_| difference.session.agent_image == difference.session.base_image);
+        if kept {
+            self.notice(
+                "volume_kept",
+                "the workspace's volume is no longer mounted and stays until the session is destroyed",
+            );
+        }
+        let Some(facts) = self.facts() else { return };
+        let stale: Vec<(RelPath, Digest)> = facts
+            .files
+            .iter()
+            .filter(|(path, file)| {
+                file.written.is_some()
+                    && !difference.actions.contains_key(&ActionId(format!("file:{path}")))
+                    && !path.as_str().starts_with("egress/in/ca.")
+            })
+            .map(|(path, file)| (path.clone(), file.digest.clone()))
+            .collect();
+        for (path, digest) in stale {
+            difference.remove_file(path, digest, ReasonCode::NotWanted);
+        }
+    }
+
+    /// A `.preserve` marker of the last run is cleared, so that a normal end ends normally.
+    fn markers(&mut self, difference: &mut Difference) {
+        let Ok(path) = RelPath::new(".preserve") else { return };
+        let found = self.facts().and_then(|f| f.files.get(&path)).map(|f| f.digest.clone());
+        if let Some(digest) = found {
+            difference.remove_file(path, digest, ReasonCode::LeftOver);
+        }
+    }
+}
+
+/// The actions so far.
+pub(super) struct Difference {
+    identity: Identity,
+    session: Session,
+    actions: BTreeMap<ActionId, Action>,
+}
+
+impl Difference {
+    pub(super) fn empty(identity: Identity, session: Session) -> Self {
+        Self { identity, session, actions: BTreeMap::new() }
+    }
+
+    fn push(&mut self, wanted: Desired, verdict: Verdict) {
+        let Desired { id, op, depends_on } = wanted;
+        self.insert(id, op, depends_on, verdict);
+    }
+
+    fn insert(
+        &mut self,
+        id: ActionId,
+        op: Operation,
+        depends_on: BTreeSet<ActionId>,
+        verdict: Verdict,
+    ) {
+        let destructive = matches!(op, Operation::RemoveVolume(_));
+        let Verdict { effect, code, detail, expect } = verdict;
+        let reason = Reason { code, detail };
+        self.actions
+            .insert(id.clone(), Action { id, effect, destructive, reason, depends_on, expect, op });
+    }
+
+    /// Whether an action is there and does something.
+    fn does(&self, id: &str) -> bool {
+        self.actions
+            .get(&ActionId(id.to_string()))
+            .is_some_and(|action| action.effect != Effect::None)
+    }
+
+    fn makes_container(&self, role: Role) -> bool {
+        self.does(&format!("container:{role}"))
+    }
+
+    fn makes_volume(&self, name: &str) -> bool {
+        self.actions.values().any(|action| {
+            action.effect != Effect::None
+                && matches!(&action.op, Operation::Volume(volume) if volume.name == name)
+        })
+    }
+
+    /// Stops (where it runs) and removes one container; answers the removal's id.
+    pub(super) fn take_down(
+        &mut self,
+        role: Role,
+        name: &str,
+        found: &Container,
+        code: ReasonCode,
+    ) -> ActionId {
+        let reference = ContainerRef { role, container: name.to_string() };
+        let expect = Expect::Object { id: found.id.clone() };
+        let remove = ActionId(format!("remove:{role}"));
+        let mut after = BTreeSet::new();
+        if matches!(found.state, ContainerState::Running | ContainerState::Paused) {
+            let stop = ActionId(format!("stop:{role}"));
+            self.insert(
+                stop.clone(),
+                Operation::Stop(reference.clone()),
+                BTreeSet::new(),
+                Verdict::of(Effect::Update, code, expect.clone()),
+            );
+            after.insert(stop);
+        }
+        self.insert(
+            remove.clone(),
+            Operation::RemoveContainer(reference),
+            after,
+            Verdict::of(Effect::Delete, code, expect),
+        );
+        remove
+    }
+
+    fn remove_file(&mut self, path: RelPath, digest: Digest, code: ReasonCode) {
+        self.insert(
+            ActionId(format!("remove-file:{path}")),
+            Operation::RemoveFile(RemoveFile { path: StatePath { root: StateRoot::State, path } }),
+            BTreeSet::new(),
+            Verdict::of(Effect::Delete, code, Expect::File { digest }),
+        );
+    }
+
+    /// An action of a take-down that this module's rules do not compare.
+    pub(super) fn delete(
+        &mut self,
+        id: &str,
+        op: Operation,
+        after: BTreeSet<ActionId>,
+        expect: Expect,
+    ) {
+        let verdict = Verdict::of(Effect::Delete, ReasonCode::Requested, expect);
+        self.insert(ActionId(id.to_string()), op, after, verdict);
+    }
+
+    /// The one canonical topological order: of all actions whose dependencies are listed, the one
+    /// of the lowest rank, then the smallest id.
+    pub(super) fn in_order(mut self, ground: &mut Ground<'_>) -> Option<Vec<Action>> {
+        let known: BTreeSet<ActionId> = self.actions.keys().cloned().collect();
+        let mut waiting: BTreeMap<ActionId, usize> = BTreeMap::new();
+        let mut unlocks: BTreeMap<ActionId, Vec<ActionId>> = BTreeMap::new();
+        let mut ready: BTreeSet<(u8, ActionId)> = BTreeSet::new();
+        for action in self.actions.values_mut() {
+            action.depends_on = core::mem::take(&mut action.depends_on)
+                .into_iter()
+                .filter(|id| known.contains(id))
+                .collect();
+            if action.depends_on.is_empty() {
+                ready.insert((rank(&action.op), action.id.clone()));
+            } else {
+                waiting.insert(action.id.clone(), action.depends_on.len());
+            }
+            for dependency in &action.depends_on {
+                unlocks.entry(dependency.clone()).or_default().push(action.id.clone());
+            }
+        }
+        let mut ordered = Vec::with_capacity(self.actions.len());
+        while let Some((_, id)) = ready.pop_first() {
+            for next in unlocks.remove(&id).unwrap_or_default() {
+                if let Some(left) = waiting.get_mut(&next) {
+                    *left -= 1;
+                    if *left == 0 {
+                        waiting.remove(&next);
+                        if let Some(action) = self.actions.get(&next) {
+                            ready.insert((rank(&action.op), next));
+                        }
+                    }
+                }
+            }
+            ordered.extend(self.actions.remove(&id));
+        }
+        if self.actions.is_empty() {
+            return Some(ordered);
+        }
+        let stuck: Vec<String> = self.actions.keys().map(ToString::to_string).collect();
+        ground.error(
+            ErrorCode::Internal,
+            format!("actions of `{}` depend on each other: {}", self.identity, stuck.join(", ")),
+            "this is a bug in bottle; please report it with `--dump-inputs`",
+        );
+        None
+    }
+}
+
+const CONTAINER_RANK: u8 = 20;
+
+/// Where a kind of action stands among those that are ready.
+pub(crate) fn rank(op: &Operation) -> u8 {
+    match op {
+        Operation::Folder(_) => 0,
+        Operation::RemoveFile(_) => 1,
+        Operation::File(_) => 2,
+        Operation::MintCa(_) => 3,
+        Operation::ImportImage(_) => 4,
+        Operation::PullImage(_) => 5,
+        Operation::BuildImage(_) => 6,
+        Operation::AssembleImage(_) => 7,
+        Operation::Stop(_) => 8,
+        Operation::RemoveContainer(_) => 9,
+        Operation::RemoveNetwork(_) => 10,
+        Operation::RemoveVolume(_) => 11,
+        Operation::Network(_) => 12,
+        Operation::Volume(_) => 13,
+        Operation::Container(_) => CONTAINER_RANK,
+        Operation::Upload(_) => 21,
+        Operation::Connect(_) => 22,
+        Operation::Start(_) => 23,
+        Operation::Deliver(_) => 24,
+        Operation::Reload(_) => 25,
+        Operation::Archive(_) => 30,
+    }
+}
+
+fn role_of(id: &ActionId) -> Option<Role> {
+    let (_, rest) = id.0.split_once(':')?;
+    let name = rest.split('/').next()?;
+    Role::ALL.into_iter().find(|role| role.as_str() == name)
+}
+
+fn role_has_out(role: Role) -> bool {
+    matches!(role, Role::Egress | Role::Pipelock)
+}

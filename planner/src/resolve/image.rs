@@ -1,0 +1,132 @@
+//! Which image the agent runs in: override, approved change, the bottle's own, the provider's.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use super::Ground;
+use crate::error::ErrorCode;
+use crate::grants::ImageGrant;
+use crate::plan::Requirement;
+use crate::policy::{Bottle, BuildNetwork, Image, Provider};
+use crate::provider;
+use crate::words::{Digest, Identity, RelPath};
+
+impl Ground<'_> {
+    /// The image to grant; errors are noted and something typed comes back all the same, so that
+    /// the rest of the plan is checked too.
+    pub(super) fn image(&mut self, identity: &Identity, bottle: &Bottle) -> ImageGrant {
+        if let Some(frozen) = self.frozen_image(identity) {
+            return frozen;
+        }
+        let allow_from = match &bottle.image {
+            Image::Provider { build, .. }
+            | Image::Dockerfile { build, .. }
+            | Image::Reference { build, .. } => build.allow_from.clone(),
+        };
+        let approved = self.snapshot.session.as_ref().and_then(|s| s.dockerfile.clone());
+        if let Some(reference) = &self.spec.overrides.image {
+            if approved.is_some() {
+                self.notice(
+                    "image_override",
+                    format!("BOTTLE_IMAGE ({reference}) wins over the approved Dockerfile"),
+                );
+            }
+            return self.reference(reference, allow_from);
+        }
+        if let Some(dockerfile) = approved {
+            return ImageGrant::Build {
+                dockerfile,
+                context: None,
+                network: BuildNetwork::Open,
+                allow_from,
+                approved_change: true,
+            };
+        }
+        match &bottle.image {
+            Image::Reference { reference, .. } => self.reference(reference, allow_from),
+            Image::Dockerfile { dockerfile, context, build } => ImageGrant::Build {
+                dockerfile: self.named_file(dockerfile, "Dockerfile"),
+                context: context.as_ref().and_then(|c| self.context(c)),
+                network: build.network,
+                allow_from,
+                approved_change: false,
+            },
+            Image::Provider { packages, setup, build } => {
+                let base = self.base_image();
+                if matches!(bottle.provider, Provider::Command { .. })
+                    && packages.is_empty()
+                    && setup.is_empty()
+                {
+                    return self.reference(&base, allow_from);
+                }
+                ImageGrant::Build {
+                    dockerfile: provider::dockerfile(&bottle.provider, &base, packages, setup),
+                    context: None,
+                    network: build.network,
+                    allow_from,
+                    approved_change: false,
+                }
+            }
+        }
+    }
+
+    fn base_image(&self) -> String {
+        self.snapshot
+            .config
+            .base_image
+            .clone()
+            .unwrap_or_else(|| provider::DEFAULT_BASE.to_string())
+    }
+
+    /// A reference is resolved to what it means here and now, so that the plan names content.
+    fn reference(&mut self, reference: &str, allow_from: BTreeSet<String>) -> ImageGrant {
+        let pinned = reference.split_once('@').and_then(|(_, digest)| Digest::new(digest).ok());
+        let present = self.snapshot.images.get(reference);
+        let digest = pinned.clone().or_else(|| present.map(|image| image.id.clone()));
+        if digest.is_none() && !self.spec.offline && self.snapshot.engine.is_some() {
+            self.error(
+                ErrorCode::ImageMissing,
+                format!("image `{reference}` is not present"),
+                format!("`docker pull {reference}`, or name it with its digest to have it pulled"),
+            );
+        }
+        ImageGrant::Reference { reference: reference.to_string(), digest, allow_from }
+    }
+
+    /// The text of a file that the manifest names.
+    pub(super) fn named_file(&mut self, path: &RelPath, what: &str) -> String {
+        if let Some(text) = self.snapshot.named_files.get(path) {
+            return text.clone();
+        }
+        self.error(
+            ErrorCode::FileMissing,
+            format!("the {what} `{path}` that the manifest names cannot be read"),
+            "it must be a regular UTF-8 file inside the manifest's own folder",
+        );
+        String::new()
+    }
+
+    fn context(&mut self, path: &RelPath) -> Option<Digest> {
+        if let Some(tree) = self.snapshot.contexts.get(path) {
+            self.requires
+                .insert(Requirement::Context { path: path.clone(), digest: tree.digest.clone() });
+            return Some(tree.digest.clone());
+        }
+        self.error(
+            ErrorCode::FileMissing,
+            format!("the build context `{path}` that the manifest names cannot be read"),
+            "it must be a folder inside the manifest's own folder",
+        );
+        None
+    }
+
+    /// While a container of the session exists, its image stays what it was.
+    fn frozen_image(&mut self, identity: &Identity) -> Option<ImageGrant> {
+        let applied = self.applied()?;
+        if !self.is_frozen(identity, crate::spec::Refresh::Image) {
+            return None;
+        }
+        Some(applied.grants.image.clone())
+    }
+}

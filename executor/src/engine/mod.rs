@@ -3,6 +3,9 @@
 //! Two implementations: [`docker`], which is real, and [`memory`], which carries properties and
 //! faults. Both take the plan's own types, so that what is asked is exactly what was reviewed.
 
+pub mod docker;
+pub mod memory;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 

@@ -1,0 +1,1086 @@
+//! Docker's HTTP API (and Podman's imitation of it), spoken over a Unix socket or plain TCP.
+//!
+//! A [`ContainerSpec`] is lowered to Docker's own words in one place, [`container_body`]: what the
+//! plan's types do not say (capabilities, privileges, namespaces) is fixed there and nowhere else.
+//! Written against API 1.41 (Docker 20.10) and negotiated down from what bollard knows; never
+//! above what the engine speaks.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::models as api;
+use bollard::query_parameters as query;
+use bollard::{API_DEFAULT_VERSION, BollardRequest, body_full};
+use bottle_planner::plan::{ContainerSpec, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec};
+use bottle_planner::policy::BuildNetwork;
+use bottle_planner::sidecar;
+use bottle_planner::snapshot::{
+    Container, ContainerState, Engine as EngineFacts, ImageFact, Network, Volume,
+};
+use bottle_planner::words::{Digest, Role, Subnet};
+use bytes::Bytes;
+use futures_util::future::{join_all, try_join_all};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, join, try_join};
+use http_body_util::BodyExt as _;
+use tokio::io::AsyncWriteExt as _;
+use zeroize::Zeroizing;
+
+use super::{Engine, EngineError, ExecResult, HostPaths, Observed};
+
+/// Where the engine listens when nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// Seconds a call may take that only looks or writes a record.
+const QUICK_SECONDS: u64 = 60;
+/// Seconds a call may take that moves or builds images.
+const SLOW_SECONDS: u64 = 3600;
+/// The most that is kept of what a program inside a container prints, in bytes.
+const MAX_OUTPUT: usize = 64 << 10;
+/// The most that is kept of a container's log, in bytes.
+const MAX_LOG: usize = 4 << 20;
+/// The last lines of a failed build that are repeated in its error.
+const BUILD_TAIL: usize = 12;
+/// What Docker writes for "never started".
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// A Docker engine.
+#[derive(Debug)]
+pub struct Docker {
+    quick: bollard::Docker,
+    slow: bollard::Docker,
+    address: String,
+    version: api::SystemVersion,
+}
+
+/// Where an engine listens, as `DOCKER_HOST` spells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Address {
+    Socket(String),
+    Tcp(SocketAddr),
+}
+
+/// Why an engine address was refused.
+#[derive(Debug, thiserror::Error)]
+#[error("expected {expected}, found `{}`", found.escape_debug())]
+struct AddressError {
+    expected: &'static str,
+    found: String,
+}
+
+impl Docker {
+    /// Connects to the engine at `host` (`unix:///path`, `tcp://IP:port`, `http://IP:port`; `None`
+    /// is [`DEFAULT_SOCKET`]) and agrees on an API version.
+    ///
+    /// Host *names* are refused: the released binary is static and has no resolver of its own.
+    pub async fn connect(host: Option<&str>) -> Result<Self, EngineError> {
+        let shown = host.map_or_else(|| format!("unix://{DEFAULT_SOCKET}"), str::to_owned);
+        let unreachable = |source| EngineError::Unreachable { address: shown.clone(), source };
+        let address = parse_address(host).map_err(|e| unreachable(Box::new(e)))?;
+        let client = match &address {
+            Address::Socket(path) => {
+                bollard::Docker::connect_with_unix(path, QUICK_SECONDS, API_DEFAULT_VERSION)
+            }
+            Address::Tcp(socket) => bollard::Docker::connect_with_http(
+                &format!("tcp://{socket}"),
+                QUICK_SECONDS,
+                API_DEFAULT_VERSION,
+            ),
+        };
+        let failed = |e| engine_error(&shown, "tell its version", e);
+        let client = client.map_err(failed)?.negotiate_version().await.map_err(failed)?;
+        let version = client.version().await.map_err(failed)?;
+        let spoken = client.client_version();
+        let (major, minor) = (spoken.major_version, spoken.minor_version);
+        let client = client.with_request_modifier(move |r| amend(r, major, minor));
+        let slow = client.clone().with_timeout(Duration::from_secs(SLOW_SECONDS));
+        Ok(Self { quick: client, slow, address: shown, version })
+    }
+
+    fn failed(&self, action: &str) -> impl Fn(bollard::errors::Error) -> EngineError {
+        move |error| engine_error(&self.address, action, error)
+    }
+
+    async fn inspect(&self, name: &str) -> Result<Option<Container>, EngineError> {
+        let options = None::<query::InspectContainerOptions>;
+        let answer = self.quick.inspect_container(name, options).await;
+        let found = present(answer.map_err(self.failed("inspect a container")))?;
+        Ok(found.map(inspected_container))
+    }
+
+    async fn inspect_image(
+        &self,
+        reference: &str,
+    ) -> Result<Option<api::ImageInspect>, EngineError> {
+        let answer = self.quick.inspect_image(reference).await;
+        present(answer.map_err(self.failed("inspect an image")))
+    }
+
+    async fn image_id(&self, tag: &str) -> Result<String, EngineError> {
+        let image = self.inspect_image(tag).await?;
+        image.and_then(|i| i.id).ok_or_else(|| EngineError::Refused {
+            action: format!("keep the image `{tag}`"),
+            message: "it is not there after it was made".to_owned(),
+        })
+    }
+
+    async fn list_containers(&self) -> Result<Vec<api::ContainerSummary>, EngineError> {
+        let all = query::ListContainersOptionsBuilder::default().all(true).build();
+        self.quick.list_containers(Some(all)).await.map_err(self.failed("list containers"))
+    }
+
+    async fn list_networks(&self) -> Result<BTreeMap<String, Network>, EngineError> {
+        let options = None::<query::ListNetworksOptions>;
+        let listed =
+            self.quick.list_networks(options).await.map_err(self.failed("list networks"))?;
+        Ok(listed
+            .into_iter()
+            .filter_map(|n| Some((n.name?, network_fact(n.id, n.ipam, n.labels))))
+            .collect())
+    }
+
+    async fn list_volumes(&self) -> Result<BTreeMap<String, Volume>, EngineError> {
+        let options = None::<query::ListVolumesOptions>;
+        let listed = self.quick.list_volumes(options).await.map_err(self.failed("list volumes"))?;
+        let volumes = listed.volumes.unwrap_or_default();
+        Ok(volumes
+            .into_iter()
+            .map(|v| (v.name, Volume { labels: v.labels.into_iter().collect() }))
+            .collect())
+    }
+
+    /// Removes a container with the anonymous volumes that an image's `VOLUME` made for it
+    /// (`v=true` spares every volume that was given a name; API 1.41, `ContainerDelete`).
+    async fn remove(&self, container: &str) -> Result<(), EngineError> {
+        let options = query::RemoveContainerOptionsBuilder::default().v(true).build();
+        let answer = self.quick.remove_container(container, Some(options)).await;
+        answer.map_err(self.failed(&format!("remove the container `{container}`")))
+    }
+
+    /// Creates the container that an assembled image is committed from. It is never started.
+    async fn create_scaffold(
+        &self,
+        name: &str,
+        base: &str,
+        config: &api::ImageConfig,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), EngineError> {
+        // The engine wants some command; what is given here would be committed with the image, so
+        // it is given only where the base has none.
+        let bare = config.entrypoint.as_ref().is_none_or(Vec::is_empty)
+            && config.cmd.as_ref().is_none_or(Vec::is_empty);
+        let body = api::ContainerCreateBody {
+            image: Some(base.to_owned()),
+            cmd: bare.then(|| vec!["/never-run".to_owned()]),
+            labels: Some(labels.clone().into_iter().collect()),
+            host_config: Some(api::HostConfig {
+                network_mode: Some("none".to_owned()),
+                cap_drop: Some(vec!["ALL".to_owned()]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let action = format!("create a container from `{base}`");
+        let create = || async {
+            let options = query::CreateContainerOptionsBuilder::default().name(name).build();
+            let answer = self.quick.create_container(Some(options), body.clone()).await;
+            answer.map(drop).map_err(self.failed(&action))
+        };
+        match create().await {
+            // Left by an apply that was killed in the middle; it never ran and holds nothing.
+            Err(EngineError::Conflict { .. }) => {
+                self.remove(name).await?;
+                create().await
+            }
+            other => other,
+        }
+    }
+
+    async fn fill_and_commit(
+        &self,
+        scaffold: &str,
+        tag: &str,
+        tar: Bytes,
+    ) -> Result<(), EngineError> {
+        self.upload(scaffold, "/", tar).await?;
+        let (repo, version) = split_tag(tag);
+        let options = query::CommitContainerOptionsBuilder::default()
+            .container(scaffold)
+            .repo(repo)
+            .tag(version)
+            .pause(false)
+            .build();
+        // With an empty body the engine commits the container's own configuration, which is the
+        // base's with our labels. `ONBUILD` is a builder's affair: a commit runs none of it.
+        let answer = self.slow.commit_container(options, api::ContainerConfig::default()).await;
+        answer.map(drop).map_err(self.failed(&format!("commit the image `{tag}`")))
+    }
+
+    async fn exec_code(&self, id: &str) -> Result<i64, EngineError> {
+        // The stream ends a moment before the engine has noted the exit code.
+        for wait in [0, 1, 5, 20, 50, 100, 200, 500, 1000, 2000] {
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            let state = self.quick.inspect_exec(id).await;
+            let state = state.map_err(self.failed("inspect a program it ran"))?;
+            if let (Some(false), Some(code)) = (state.running, state.exit_code) {
+                return Ok(code);
+            }
+        }
+        Err(EngineError::Refused {
+            action: "tell a program's exit code".to_owned(),
+            message: "its output ended but it still runs".to_owned(),
+        })
+    }
+}
+
+impl Engine for Docker {
+    async fn facts(&self) -> Result<EngineFacts, EngineError> {
+        let info = self.quick.info().await.map_err(self.failed("describe itself"))?;
+        let podman = self.version.components.iter().flatten().any(|c| c.name.contains("Podman"));
+        let spoken = self.quick.client_version();
+        let newest = self.version.api_version.as_deref().and_then(parse_api);
+        let spoken = (number(spoken.major_version), number(spoken.minor_version));
+        Ok(EngineFacts {
+            name: if podman { "podman" } else { "docker" }.to_owned(),
+            version: self.version.version.clone().unwrap_or_default(),
+            api: newest.unwrap_or(spoken),
+            rootless: info.security_options.iter().flatten().any(|o| o.contains("rootless")),
+            runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
+            cgroup_version: match info.cgroup_version {
+                Some(api::SystemInfoCgroupVersionEnum::_2) => 2,
+                _ => 1,
+            },
+        })
+    }
+
+    async fn observe(
+        &self,
+        owner: &str,
+        images: &BTreeSet<String>,
+    ) -> Result<Observed, EngineError> {
+        let image = |reference: &String| {
+            let reference = reference.clone();
+            async move { Ok(self.image(&reference).await?.map(|fact| (reference, fact))) }
+        };
+        let (listed, networks, volumes, images) = try_join!(
+            self.list_containers(),
+            self.list_networks(),
+            self.list_volumes(),
+            try_join_all(images.iter().map(image)),
+        )?;
+        let mut containers = BTreeMap::new();
+        let mut own = Vec::new();
+        for summary in listed {
+            let Some(name) = summary.names.as_deref().and_then(own_name) else { continue };
+            let container = listed_container(summary);
+            if container.labels.get(LABEL_OWNER).is_some_and(|o| o == owner) {
+                own.push((name.clone(), container.id.clone()));
+            }
+            containers.insert(name, container);
+        }
+        let details = join_all(own.iter().map(|(_, id)| self.inspect(id))).await;
+        for ((name, _), detail) in own.into_iter().zip(details) {
+            match detail? {
+                Some(container) => containers.insert(name, container),
+                None => containers.remove(&name),
+            };
+        }
+        Ok(Observed {
+            containers,
+            networks,
+            volumes,
+            images: images.into_iter().flatten().collect(),
+        })
+    }
+
+    async fn container(&self, name: &str) -> Result<Option<Container>, EngineError> {
+        self.inspect(name).await
+    }
+
+    async fn network(&self, name: &str) -> Result<Option<Network>, EngineError> {
+        let options = None::<query::InspectNetworkOptions>;
+        let answer = self.quick.inspect_network(name, options).await;
+        let found = present(answer.map_err(self.failed("inspect a network")))?;
+        Ok(found.map(|n| network_fact(n.id, n.ipam, n.labels)))
+    }
+
+    async fn volume(&self, name: &str) -> Result<Option<Volume>, EngineError> {
+        let answer = self.quick.inspect_volume(name).await;
+        let found = present(answer.map_err(self.failed("inspect a volume")))?;
+        Ok(found.map(|v| Volume { labels: v.labels.into_iter().collect() }))
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<ImageFact>, EngineError> {
+        Ok(self.inspect_image(reference).await?.and_then(image_fact))
+    }
+
+    async fn create_network(
+        &self,
+        spec: &NetworkSpec,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<String, EngineError> {
+        let answer = self.quick.create_network(network_body(spec, labels)).await;
+        let created =
+            answer.map_err(self.failed(&format!("create the network `{}`", spec.name)))?;
+        Ok(created.id)
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
+        let answer = self.quick.remove_network(name).await;
+        answer.map_err(self.failed(&format!("remove the network `{name}`")))
+    }
+
+    async fn create_volume(
+        &self,
+        spec: &VolumeSpec,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), EngineError> {
+        let action = format!("create the volume `{}`", spec.name);
+        // The engine answers "created" for a volume that is already there, whoever made it.
+        if self.volume(&spec.name).await?.is_some() {
+            let message = format!("a volume named `{}` already exists", spec.name);
+            return Err(EngineError::Conflict { message });
+        }
+        let body = api::VolumeCreateRequest {
+            name: Some(spec.name.clone()),
+            driver: Some("local".to_owned()),
+            labels: Some(labels.clone().into_iter().collect()),
+            ..Default::default()
+        };
+        self.quick.create_volume(body).await.map(drop).map_err(self.failed(&action))
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        let answer = self.quick.remove_volume(name, None::<query::RemoveVolumeOptions>).await;
+        answer.map_err(self.failed(&format!("remove the volume `{name}`")))
+    }
+
+    async fn create_container(
+        &self,
+        spec: &ContainerSpec,
+        labels: &BTreeMap<String, String>,
+        paths: &HostPaths,
+    ) -> Result<String, EngineError> {
+        let options = query::CreateContainerOptionsBuilder::default().name(&spec.name).build();
+        let body = container_body(spec, labels, paths)?;
+        let answer = self.quick.create_container(Some(options), body).await;
+        let created =
+            answer.map_err(self.failed(&format!("create the container `{}`", spec.name)))?;
+        Ok(created.id)
+    }
+
+    async fn connect(
+        &self,
+        container: &str,
+        network: &str,
+        address: Ipv4Addr,
+    ) -> Result<(), EngineError> {
+        let body = api::NetworkConnectRequest {
+            container: container.to_owned(),
+            endpoint_config: Some(endpoint(address)),
+        };
+        let answer = self.quick.connect_network(network, body).await;
+        answer.map_err(self.failed(&format!("connect `{container}` to `{network}`")))
+    }
+
+    async fn start(&self, container: &str) -> Result<(), EngineError> {
+        let options = None::<query::StartContainerOptions>;
+        let answer = self.quick.start_container(container, options).await;
+        answer.map_err(self.failed(&format!("start the container `{container}`")))
+    }
+
+    async fn stop(&self, container: &str, grace_seconds: u32) -> Result<(), EngineError> {
+        let grace = i32::try_from(grace_seconds).unwrap_or(i32::MAX);
+        let options = query::StopContainerOptionsBuilder::default().t(grace).build();
+        let answer = self.slow.stop_container(container, Some(options)).await;
+        answer.map_err(self.failed(&format!("stop the container `{container}`")))
+    }
+
+    async fn remove_container(&self, container: &str) -> Result<(), EngineError> {
+        self.remove(container).await
+    }
+
+    async fn signal(&self, container: &str, signal: &str) -> Result<(), EngineError> {
+        let options = query::KillContainerOptionsBuilder::default().signal(signal).build();
+        let answer = self.quick.kill_container(container, Some(options)).await;
+        answer.map_err(self.failed(&format!("send {signal} to `{container}`")))
+    }
+
+    async fn upload(&self, container: &str, below: &str, tar: Bytes) -> Result<(), EngineError> {
+        let options = query::UploadToContainerOptionsBuilder::default().path(below).build();
+        let answer = self.slow.upload_to_container(container, Some(options), body_full(tar)).await;
+        answer.map_err(self.failed(&format!("upload into `{container}`")))
+    }
+
+    async fn download(&self, container: &str, path: &str) -> Result<Option<Bytes>, EngineError> {
+        let action = format!("download from `{container}`");
+        let options = query::DownloadFromContainerOptionsBuilder::default().path(path).build();
+        let mut stream = self.slow.download_from_container(container, Some(options));
+        let mut archive = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            match chunk.map_err(self.failed(&action)) {
+                Ok(chunk) => archive.extend_from_slice(&chunk),
+                Err(EngineError::NotFound { message }) if !no_container(&message) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(archive.into()))
+    }
+
+    async fn exec(
+        &self,
+        container: &str,
+        argv: &[String],
+        input: Zeroizing<Vec<u8>>,
+    ) -> Result<ExecResult, EngineError> {
+        let action = format!("run a program in `{container}`");
+        let options = CreateExecOptions {
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            tty: Some(false),
+            cmd: Some(argv.to_vec()),
+            ..Default::default()
+        };
+        let created = self.quick.create_exec(container, options).await;
+        let id = created.map_err(self.failed(&action))?.id;
+        let options = StartExecOptions { detach: false, tty: false, output_capacity: None };
+        let started = self.quick.start_exec(&id, Some(options)).await;
+        let (mut output, mut stdin) = match started.map_err(self.failed(&action))? {
+            StartExecResults::Attached { output, input } => (output, input),
+            StartExecResults::Detached => {
+                return Err(EngineError::Refused { action, message: "it detached".to_owned() });
+            }
+        };
+        // Both at once: a program that prints before it has read everything must not block us.
+        let send = async {
+            // A program that ends early closes its input; its exit code says what that meant.
+            if stdin.write_all(&input).await.is_ok() {
+                drop(stdin.shutdown().await);
+            }
+            drop(input);
+        };
+        let collect = async {
+            let mut kept = Vec::new();
+            while let Some(piece) = output.next().await {
+                let piece = piece.map_err(self.failed(&action))?;
+                let room = MAX_OUTPUT.saturating_sub(kept.len()).min(piece.as_ref().len());
+                kept.extend_from_slice(&piece.as_ref()[..room]);
+            }
+            Ok::<_, EngineError>(kept)
+        };
+        let ((), kept) = join!(send, collect);
+        let output = String::from_utf8_lossy(&kept?).into_owned();
+        Ok(ExecResult { code: self.exec_code(&id).await?, output })
+    }
+
+    async fn import_image(
+        &self,
+        tag: &str,
+        tar: Bytes,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<String, EngineError> {
+        let action = format!("import the image `{tag}`");
+        let architecture = self.version.arch.as_deref().unwrap_or("amd64");
+        let archive = image_archive(tag, &tar, labels, architecture)
+            .map_err(|e| EngineError::Refused { action: action.clone(), message: e.to_string() })?;
+        let options = query::ImportImageOptionsBuilder::default().quiet(true).build();
+        let stream = self.slow.import_image(options, body_full(archive.into()), None);
+        follow(stream, &self.failed(&action), &|_| {}).await?;
+        self.image_id(tag).await
+    }
+
+    async fn build_image(
+        &self,
+        tag: &str,
+        context: Bytes,
+        network: BuildNetwork,
+        labels: &BTreeMap<String, String>,
+        progress: &dyn Fn(&str),
+    ) -> Result<String, EngineError> {
+        let network = match network {
+            BuildNetwork::Open => "default",
+            BuildNetwork::None => "none",
+        };
+        let labels: HashMap<String, String> = labels.clone().into_iter().collect();
+        let options = query::BuildImageOptionsBuilder::default()
+            .dockerfile("Dockerfile")
+            .t(tag)
+            .rm(true)
+            .forcerm(true)
+            .nocache(false)
+            .networkmode(network)
+            .labels(&labels)
+            .build();
+        let stream = self.slow.build_image(options, None, Some(body_full(context)));
+        follow(stream, &self.failed(&format!("build the image `{tag}`")), progress).await?;
+        self.image_id(tag).await
+    }
+
+    async fn assemble_image(
+        &self,
+        tag: &str,
+        base: &str,
+        tar: Bytes,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<String, EngineError> {
+        let action = format!("assemble the image `{tag}`");
+        let image = self.inspect_image(base).await?;
+        let Some(image) = image else {
+            return Err(EngineError::NotFound { message: format!("no such image: {base}") });
+        };
+        let config = image.config.unwrap_or_default();
+        if let Some((path, volume)) = lost_in_volume(&tar, config.volumes.as_deref()) {
+            let message = format!(
+                "`{path}` lies in `{volume}`, which the base declares a VOLUME: a commit would \
+                 lose it"
+            );
+            return Err(EngineError::Refused { action, message });
+        }
+        let scaffold = format!("bottle-assemble-{}", Digest::of(tag.as_bytes()).short());
+        self.create_scaffold(&scaffold, base, &config, labels).await?;
+        let done = self.fill_and_commit(&scaffold, tag, tar).await;
+        let removed = self.remove(&scaffold).await;
+        done?;
+        removed?;
+        self.image_id(tag).await
+    }
+
+    async fn pull_image(
+        &self,
+        reference: &str,
+        progress: &dyn Fn(&str),
+    ) -> Result<String, EngineError> {
+        let options = query::CreateImageOptionsBuilder::default().from_image(reference).build();
+        let stream = self.slow.create_image(Some(options), None, None);
+        follow(stream, &self.failed(&format!("pull `{reference}`")), progress).await?;
+        self.image_id(reference).await
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
+        let options = None::<query::RemoveImageOptions>;
+        let answer = self.quick.remove_image(reference, options, None).await;
+        answer.map(drop).map_err(self.failed(&format!("remove the image `{reference}`")))
+    }
+
+    async fn logs(&self, container: &str, lines: u32) -> Result<String, EngineError> {
+        let options = query::LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .tail(&lines.to_string())
+            .build();
+        let mut stream = self.quick.logs(container, Some(options));
+        let mut text = Vec::new();
+        while let Some(piece) = stream.next().await {
+            let piece = piece.map_err(self.failed(&format!("read the log of `{container}`")))?;
+            text.extend_from_slice(piece.as_ref());
+            if text.len() > 2 * MAX_LOG {
+                text.drain(..text.len() - MAX_LOG);
+            }
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// Whether the engine could not be asked because its socket is not this user's to open.
+#[must_use]
+pub fn is_permission_denied(error: &EngineError) -> bool {
+    let EngineError::Unreachable { source, .. } = error else { return false };
+    caused_by_permission(source.as_ref())
+}
+
+/// Docker's words for a container. The only place where they are chosen.
+fn container_body(
+    spec: &ContainerSpec,
+    labels: &BTreeMap<String, String>,
+    paths: &HostPaths,
+) -> Result<api::ContainerCreateBody, EngineError> {
+    let endpoints = HashMap::from([(spec.network.clone(), endpoint(spec.address))]);
+    Ok(api::ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        user: Some(format!("{}:{}", spec.user.uid, spec.user.gid)),
+        // The argv is all entrypoint: with an entrypoint given, the image's `CMD` is not appended.
+        entrypoint: Some(spec.argv.clone()),
+        cmd: Some(Vec::new()),
+        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        working_dir: Some(spec.workdir.to_string()),
+        labels: Some(labels.clone().into_iter().collect()),
+        tty: Some(spec.terminal),
+        open_stdin: Some(spec.terminal),
+        healthcheck: Some(api::HealthConfig {
+            test: Some(vec!["NONE".to_owned()]),
+            ..Default::default()
+        }),
+        stop_timeout: Some(10),
+        host_config: Some(host_config(spec, paths)?),
+        networking_config: Some(api::NetworkingConfig { endpoints_config: Some(endpoints) }),
+        ..Default::default()
+    })
+}
+
+fn host_config(spec: &ContainerSpec, paths: &HostPaths) -> Result<api::HostConfig, EngineError> {
+    let limits = &spec.limits;
+    let mounts = spec.mounts.iter().map(|m| mount(spec.role, m, paths));
+    Ok(api::HostConfig {
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: Some(Vec::new()),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        privileged: Some(false),
+        ipc_mode: Some("private".to_owned()),
+        readonly_rootfs: Some(spec.read_only),
+        mounts: Some(mounts.collect::<Result<_, _>>()?),
+        tmpfs: Some(spec.tmpfs.iter().map(|(at, size)| tmpfs(spec, at.as_str(), *size)).collect()),
+        memory: Some(signed(limits.memory_bytes)),
+        // Equal to `memory`: none of it is swap.
+        memory_swap: Some(signed(limits.memory_bytes)),
+        nano_cpus: Some(i64::from(limits.cpus_milli) * 1_000_000),
+        pids_limit: Some(i64::from(limits.pids)),
+        shm_size: Some(signed(limits.shm_bytes)),
+        network_mode: Some(spec.network.clone()),
+        dns: Some(vec![spec.dns.to_string()]),
+        extra_hosts: Some(
+            spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
+        ),
+        runtime: spec.runtime.clone(),
+        init: Some(false),
+        auto_remove: Some(false),
+        restart_policy: Some(api::RestartPolicy {
+            name: Some(api::RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        log_config: Some(api::HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(HashMap::from([
+                ("max-size".to_owned(), "10m".to_owned()),
+                ("max-file".to_owned(), "3".to_owned()),
+            ])),
+        }),
+        ..Default::default()
+    })
+}
+
+fn mount(role: Role, mount: &Mount, paths: &HostPaths) -> Result<api::Mount, EngineError> {
+    let own = paths.state.join(role.as_str());
+    let bind = |source: &Path, target: &str, read_only| {
+        let Some(source) = source.to_str() else {
+            return Err(EngineError::Refused {
+                action: format!("mount {}", source.display()),
+                message: "the path is not UTF-8".to_owned(),
+            });
+        };
+        Ok(api::Mount {
+            typ: Some(api::MountType::BIND),
+            source: Some(source.to_owned()),
+            target: Some(target.to_owned()),
+            read_only: Some(read_only),
+            ..Default::default()
+        })
+    };
+    match mount {
+        Mount::In => bind(&own.join("in"), sidecar::IN, true),
+        Mount::Out => bind(&own.join("out"), sidecar::OUT, false),
+        Mount::Bin { tool } => bind(&paths.bin.join(tool.hex()), sidecar::BIN, true),
+        Mount::ResolvConf => {
+            let file = paths.state.join(Role::Agent.as_str()).join("in/resolv.conf");
+            bind(&file, "/etc/resolv.conf", true)
+        }
+        Mount::Workspace { path } => bind(Path::new(path.as_str()), path.as_str(), false),
+        Mount::Volume { name, at } => Ok(api::Mount {
+            typ: Some(api::MountType::VOLUME),
+            source: Some(name.clone()),
+            target: Some(at.to_string()),
+            read_only: Some(false),
+            ..Default::default()
+        }),
+    }
+}
+
+/// `/tmp` is everybody's and may hold programs, as on any host; other scratch is the user's own
+/// and keeps Docker's default of `noexec`.
+fn tmpfs(spec: &ContainerSpec, at: &str, size: u64) -> (String, String) {
+    let (mode, exec) = if at == "/tmp" { ("1777", ",exec") } else { ("0700", "") };
+    let (uid, gid) = (spec.user.uid, spec.user.gid);
+    let options = format!("rw,nosuid,nodev{exec},size={size},mode={mode},uid={uid},gid={gid}");
+    (at.to_owned(), options)
+}
+
+fn endpoint(address: Ipv4Addr) -> api::EndpointSettings {
+    api::EndpointSettings {
+        ipam_config: Some(api::EndpointIpamConfig {
+            ipv4_address: Some(address.to_string()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn network_body(
+    spec: &NetworkSpec,
+    labels: &BTreeMap<String, String>,
+) -> api::NetworkCreateRequest {
+    // Without it the host has an address on the bridge, and every service bound to 0.0.0.0 on the
+    // host is within the containers' reach (measured on Docker 20.10, `--internal` or not).
+    let options = spec
+        .internal
+        .then(|| ("com.docker.network.bridge.inhibit_ipv4".to_owned(), "true".to_owned()));
+    api::NetworkCreateRequest {
+        name: spec.name.clone(),
+        driver: Some("bridge".to_owned()),
+        internal: Some(spec.internal),
+        attachable: Some(false),
+        enable_ipv6: Some(false),
+        ipam: Some(api::Ipam {
+            driver: Some("default".to_owned()),
+            config: Some(vec![api::IpamConfig {
+                subnet: Some(spec.subnet.to_string()),
+                ..Default::default()
+            }]),
+            options: None,
+        }),
+        options: Some(options.into_iter().collect()),
+        labels: Some(labels.clone().into_iter().collect()),
+        ..Default::default()
+    }
+}
+
+/// Puts back what bollard 0.21 leaves out of its requests: the agreed API version in the path
+/// (its URL joining drops it, so the engine would answer in its newest), and `CheckDuplicate` at
+/// network creation (engines before API 1.44 otherwise make a second network of the same name).
+fn amend(mut request: BollardRequest, major: usize, minor: usize) -> BollardRequest {
+    let uri = request.uri().clone();
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return request;
+    };
+    let path = uri.path_and_query().map_or("/", |p| p.as_str());
+    if !path.starts_with("/v1.") {
+        let versioned = format!("{scheme}://{authority}/v{major}.{minor}{path}");
+        if let Ok(versioned) = versioned.parse() {
+            *request.uri_mut() = versioned;
+        }
+    }
+    if uri.path().ends_with("/networks/create") { check_duplicate(request) } else { request }
+}
+
+fn check_duplicate(request: BollardRequest) -> BollardRequest {
+    let (parts, body) = request.into_parts();
+    // The body is in memory, so it is ready at once.
+    let bytes = match body.collect().now_or_never() {
+        Some(Ok(body)) => body.to_bytes(),
+        _ => Bytes::new(),
+    };
+    let amended = match serde_json::from_slice(&bytes) {
+        Ok(serde_json::Value::Object(mut fields)) => {
+            fields.insert("CheckDuplicate".to_owned(), true.into());
+            serde_json::Value::Object(fields).to_string().into()
+        }
+        _ => bytes,
+    };
+    BollardRequest::from_parts(parts, body_full(amended))
+}
+
+fn parse_address(host: Option<&str>) -> Result<Address, AddressError> {
+    let Some(host) = host else { return Ok(Address::Socket(DEFAULT_SOCKET.to_owned())) };
+    let wrong = |expected| AddressError { expected, found: host.to_owned() };
+    if let Some(path) = host.strip_prefix("unix://") {
+        return if path.starts_with('/') {
+            Ok(Address::Socket(path.to_owned()))
+        } else {
+            Err(wrong("`unix://` and an absolute path"))
+        };
+    }
+    let Some(rest) = host.strip_prefix("tcp://").or_else(|| host.strip_prefix("http://")) else {
+        return Err(wrong("an engine address like unix:///var/run/docker.sock or tcp://IP:port"));
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let socket = rest.parse().or_else(|_| rest.parse().map(|ip| SocketAddr::new(ip, 2375)));
+    socket
+        .map(Address::Tcp)
+        .map_err(|_| wrong("an IP address and port after `tcp://` (host names are not looked up)"))
+}
+
+/// Sorts the engine's answer into the four kinds that the executor can act on.
+fn engine_error(address: &str, action: &str, error: bollard::errors::Error) -> EngineError {
+    use bollard::errors::Error;
+    match error {
+        Error::DockerResponseServerError { status_code: 404, message } => {
+            EngineError::NotFound { message }
+        }
+        Error::DockerResponseServerError { status_code, message }
+            if status_code == 409 || is_conflict(&message) =>
+        {
+            EngineError::Conflict { message }
+        }
+        Error::DockerResponseServerError { message, .. }
+        | Error::DockerStreamError { error: message } => {
+            EngineError::Refused { action: action.to_owned(), message }
+        }
+        Error::IOError { .. }
+        | Error::HyperLegacyError { .. }
+        | Error::HyperResponseError { .. }
+        | Error::RequestTimeoutError
+        | Error::SocketNotFoundError(_) => {
+            let source: Box<dyn std::error::Error + Send + Sync> = if caused_by_permission(&error) {
+                Box::new(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "permission denied; is this user in the `docker` group?",
+                ))
+            } else {
+                Box::new(error)
+            };
+            EngineError::Unreachable { address: address.to_owned(), source }
+        }
+        other => EngineError::Refused { action: action.to_owned(), message: other.to_string() },
+    }
+}
+
+/// The clashes that Docker reports with 400, 403 or 500 instead of 409.
+fn is_conflict(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    [
+        "already exists",
+        "pool overlaps with other one on this address space",
+        "address already in use",
+        "has active endpoints",
+        "volume is in use",
+        "is already in use",
+        "cannot overlap",
+    ]
+    .iter()
+    .any(|clash| message.contains(clash))
+}
+
+fn caused_by_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |e| e.source()).any(|e| {
+        let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
+        kind == Some(io::ErrorKind::PermissionDenied)
+    })
+}
+
+fn present<T>(answer: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(EngineError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn no_container(message: &str) -> bool {
+    message.to_ascii_lowercase().contains("no such container")
+}
+
+/// One line of progress, whichever call it comes from.
+trait Progress {
+    fn line(&self) -> Option<String>;
+    fn error(&self) -> Option<String>;
+}
+
+impl Progress for api::BuildInfo {
+    fn line(&self) -> Option<String> {
+        self.stream.clone().or_else(|| self.status.clone())
+    }
+    fn error(&self) -> Option<String> {
+        self.error_detail.as_ref().and_then(|e| e.message.clone())
+    }
+}
+
+impl Progress for api::CreateImageInfo {
+    fn line(&self) -> Option<String> {
+        let status = self.status.clone()?;
+        Some(self.id.as_ref().map_or_else(|| status.clone(), |id| format!("{id}: {status}")))
+    }
+    fn error(&self) -> Option<String> {
+        self.error_detail.as_ref().and_then(|e| e.message.clone())
+    }
+}
+
+/// Passes progress on line by line; an error carries the last lines with it.
+async fn follow<T: Progress>(
+    stream: impl Stream<Item = Result<T, bollard::errors::Error>>,
+    failed: &impl Fn(bollard::errors::Error) -> EngineError,
+    progress: &dyn Fn(&str),
+) -> Result<(), EngineError> {
+    let mut tail: Vec<String> = Vec::new();
+    let mut stream = std::pin::pin!(stream);
+    while let Some(step) = stream.next().await {
+        let step = step.and_then(|step| match step.error() {
+            Some(error) => Err(bollard::errors::Error::DockerStreamError { error }),
+            None => Ok(step),
+        });
+        let step = match step.map_err(failed) {
+            Ok(step) => step,
+            Err(EngineError::Refused { action, message }) if !tail.is_empty() => {
+                let message = format!("{message}\n{}", tail.join("\n"));
+                return Err(EngineError::Refused { action, message });
+            }
+            Err(error) => return Err(error),
+        };
+        for line in step.line().iter().flat_map(|text| text.lines()).map(str::trim_end) {
+            if !line.is_empty() {
+                progress(line);
+                tail.push(line.to_owned());
+            }
+        }
+        let surplus = tail.len().saturating_sub(BUILD_TAIL);
+        tail.drain(..surplus);
+    }
+    Ok(())
+}
+
+/// A `docker save` archive of one layer. Nothing in it depends on a clock, so that one root file
+/// system and one set of labels have one image id everywhere.
+fn image_archive(
+    tag: &str,
+    layer: &[u8],
+    labels: &BTreeMap<String, String>,
+    architecture: &str,
+) -> io::Result<Vec<u8>> {
+    let config = serde_json::json!({
+        "architecture": architecture,
+        "os": "linux",
+        "created": "1970-01-01T00:00:00Z",
+        "config": { "Labels": labels },
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(layer).as_str()] },
+        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "bottle" }],
+    })
+    .to_string();
+    let name = format!("{}.json", Digest::of(config.as_bytes()).hex());
+    let (repo, version) = split_tag(tag);
+    let manifest = serde_json::json!([{
+        "Config": name,
+        "RepoTags": [format!("{repo}:{version}")],
+        "Layers": ["layer.tar"],
+    }])
+    .to_string();
+    let mut archive = tar::Builder::new(Vec::with_capacity(layer.len() + (16 << 10)));
+    for (name, content) in [
+        (name.as_str(), config.as_bytes()),
+        ("layer.tar", layer),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        archive.append_data(&mut header, name, content)?;
+    }
+    archive.into_inner()
+}
+
+/// The first path of an archive that a volume of the base would swallow.
+fn lost_in_volume(tar: &[u8], volumes: Option<&[String]>) -> Option<(String, String)> {
+    let volumes = volumes.filter(|v| !v.is_empty())?;
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().ok()?;
+    for entry in entries.flatten() {
+        let Ok(path) = entry.path() else { continue };
+        let path = Path::new("/").join(path.strip_prefix("/").unwrap_or(&path));
+        let volume = volumes.iter().find(|v| path.starts_with(v.as_str()) && path != Path::new(v));
+        if let Some(volume) = volume {
+            return Some((path.display().to_string(), volume.clone()));
+        }
+    }
+    None
+}
+
+fn split_tag(tag: &str) -> (&str, &str) {
+    match tag.rsplit_once(':') {
+        Some((repo, version)) if !version.contains('/') => (repo, version),
+        _ => (tag, "latest"),
+    }
+}
+
+/// A container's own name: links add others, which have a second slash.
+fn own_name(names: &[String]) -> Option<String> {
+    names.iter().filter_map(|n| n.strip_prefix('/')).find(|n| !n.contains('/')).map(str::to_owned)
+}
+
+fn listed_container(summary: api::ContainerSummary) -> Container {
+    use api::ContainerSummaryStateEnum as S;
+    let networks = summary.network_settings.and_then(|s| s.networks).unwrap_or_default();
+    Container {
+        id: summary.id.unwrap_or_default(),
+        image: summary.image_id.unwrap_or_default(),
+        state: match summary.state {
+            Some(S::CREATED) => ContainerState::Created,
+            Some(S::RUNNING | S::RESTARTING | S::STOPPING) => ContainerState::Running,
+            Some(S::PAUSED) => ContainerState::Paused,
+            _ => ContainerState::Exited,
+        },
+        labels: summary.labels.unwrap_or_default().into_iter().collect(),
+        networks: networks.into_keys().map(|name| (name, None)).collect(),
+        started_at: String::new(),
+    }
+}
+
+fn inspected_container(found: api::ContainerInspectResponse) -> Container {
+    use api::ContainerStateStatusEnum as S;
+    let state = found.state.unwrap_or_default();
+    let networks = found.network_settings.and_then(|s| s.networks).unwrap_or_default();
+    let labels = found.config.and_then(|c| c.labels).unwrap_or_default();
+    Container {
+        id: found.id.unwrap_or_default(),
+        image: found.image.unwrap_or_default(),
+        state: match state.status {
+            Some(S::CREATED) => ContainerState::Created,
+            Some(S::RUNNING | S::RESTARTING | S::STOPPING) => ContainerState::Running,
+            Some(S::PAUSED) => ContainerState::Paused,
+            _ => ContainerState::Exited,
+        },
+        labels: labels.into_iter().collect(),
+        networks: networks.into_iter().map(|(name, e)| (name, configured_address(&e))).collect(),
+        started_at: state.started_at.filter(|at| at != NEVER).unwrap_or_default(),
+    }
+}
+
+/// The address asked for, which a stopped container keeps; else the one it was given.
+fn configured_address(endpoint: &api::EndpointSettings) -> Option<Ipv4Addr> {
+    let configured = endpoint.ipam_config.as_ref().and_then(|c| c.ipv4_address.as_deref());
+    [configured, endpoint.ip_address.as_deref()].into_iter().flatten().find_map(|a| a.parse().ok())
+}
+
+fn network_fact(
+    id: Option<String>,
+    ipam: Option<api::Ipam>,
+    labels: Option<HashMap<String, String>>,
+) -> Network {
+    let pools = ipam.and_then(|i| i.config).unwrap_or_default();
+    Network {
+        id: id.unwrap_or_default(),
+        // IPv6 pools do not parse, and are no concern of an IPv4 plan.
+        subnets: pools.iter().filter_map(|p| parse_subnet(p.subnet.as_deref()?)).collect(),
+        labels: labels.unwrap_or_default().into_iter().collect(),
+    }
+}
+
+/// A pool as the engine has it: host bits may be set (`172.17.0.1/16`).
+fn parse_subnet(text: &str) -> Option<Subnet> {
+    let (address, prefix) = text.split_once('/')?;
+    Subnet::new(address.parse().ok()?, prefix.parse().ok()?).ok()
+}
+
+fn image_fact(image: api::ImageInspect) -> Option<ImageFact> {
+    let labels = image.config.and_then(|c| c.labels).unwrap_or_default();
+    Some(ImageFact {
+        id: Digest::new(image.id?).ok()?,
+        repo_digests: image.repo_digests.unwrap_or_default().into_iter().collect(),
+        labels: labels.into_iter().collect(),
+    })
+}
+
+fn parse_api(version: &str) -> Option<(u32, u32)> {
+    let (major, minor) = version.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -14,6 +14,7 @@ pub mod escape;
 pub mod facts;
 pub mod grants;
 pub mod lower;
+pub mod manifest;
 pub mod plan;
 pub mod policy;
 pub mod provider;

@@ -2,4 +2,5 @@
 //! carries a plan out. Neither chooses anything; choices are the planner's.
 
 pub mod engine;
+pub mod sources;
 pub mod state;

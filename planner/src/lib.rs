@@ -13,6 +13,7 @@ pub mod error;
 pub mod escape;
 pub mod facts;
 pub mod grants;
+pub mod lint;
 pub mod lower;
 pub mod manifest;
 pub mod plan;

@@ -31,6 +31,7 @@ use crate::spec::{SessionRequest, Spec};
 use crate::words::{Identity, slugify};
 
 pub use destroy::plan_destroy;
+pub(crate) use place::{derived_tag, image_name};
 pub use place::{agent_container_name, owner_label, sidecar_container_name};
 
 /// Everything the planner is given, as one document: a bug report that replays.

@@ -57,7 +57,7 @@ impl Ground<'_> {
         let (net, out) = self.subnets(identity, &net_name, &out_name)?;
         let workspace = self.workspace_place(identity, grants.workspace.mode);
         let tool = self.frozen_tool(identity);
-        let base_image = self.image_name(identity, &grants.image);
+        let base_image = image_name(identity, &grants.image);
         let agent_image = self.derived_image(identity, grants, &workspace, &base_image, agent_user);
         let started_at = match self.applied() {
             Some(applied) if !self.spec.resume => applied.session.started_at.clone(),
@@ -455,20 +455,6 @@ impl Ground<'_> {
         present.clone()
     }
 
-    /// What the granted image is called on this host.
-    fn image_name(&mut self, identity: &Identity, image: &ImageGrant) -> String {
-        match image {
-            ImageGrant::Reference { reference, digest, .. } if !reference.contains('@') => {
-                match digest {
-                    Some(digest) => digest.to_string(),
-                    None => reference.clone(),
-                }
-            }
-            ImageGrant::Reference { reference, .. } => reference.clone(),
-            ImageGrant::Build { .. } => image_tag(identity, image),
-        }
-    }
-
     /// The image with the workspace on it, tagged by what is in it, so that sessions on one folder
     /// share it.
     fn derived_image(
@@ -493,8 +479,21 @@ impl Ground<'_> {
     }
 }
 
+/// What a granted image is called on a host: its id, its pinned name, or a tag by content.
+pub(crate) fn image_name(identity: &Identity, image: &ImageGrant) -> String {
+    match image {
+        ImageGrant::Reference { reference, digest: Some(digest), .. }
+            if !reference.contains('@') =>
+        {
+            digest.to_string()
+        }
+        ImageGrant::Reference { reference, .. } => reference.clone(),
+        ImageGrant::Build { .. } => image_tag(identity, image),
+    }
+}
+
 /// The tag of a built image: its inputs' digest. An approved change has a tag of its session's own.
-pub(crate) fn image_tag(identity: &Identity, image: &ImageGrant) -> String {
+fn image_tag(identity: &Identity, image: &ImageGrant) -> String {
     let inputs = document::digest(image).unwrap_or_else(|_| Digest::of(b""));
     match image {
         ImageGrant::Build { approved_change: true, .. } => {

@@ -2,5 +2,7 @@
 //! carries a plan out. Neither chooses anything; choices are the planner's.
 
 pub mod engine;
+pub mod pack;
 pub mod sources;
 pub mod state;
+pub mod tree;

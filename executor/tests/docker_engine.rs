@@ -558,7 +558,7 @@ impl World {
             network: self.name("n"),
             address: self.address(address),
             extra_hosts: BTreeMap::new(),
-            dns: self.address(2),
+            dns: Some(self.address(2)),
             mounts: Vec::new(),
             tmpfs: BTreeMap::new(),
             limits: ContainerLimits {

@@ -642,7 +642,8 @@ fn host_config(spec: &ContainerSpec, paths: &HostPaths) -> Result<api::HostConfi
         pids_limit: Some(i64::from(limits.pids)),
         shm_size: Some(signed(limits.shm_bytes)),
         network_mode: Some(spec.network.clone()),
-        dns: Some(vec![spec.dns.to_string()]),
+        // `None` leaves the engine's own choice: what a way out needs to find its upstreams.
+        dns: spec.dns.map(|dns| vec![dns.to_string()]),
         extra_hosts: Some(
             spec.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
         ),

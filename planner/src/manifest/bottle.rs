@@ -6,6 +6,7 @@ use alloc::string::{String, ToString};
 
 use super::diagnostic::{Placed, shown};
 use super::egress::{self, EgressDef};
+use super::extends::MAX_LINEAGE;
 use super::git::{self, GitUserDef};
 use super::reader::{Field, Reader};
 use super::yaml::Value;
@@ -59,7 +60,12 @@ pub(super) fn bottle(reader: &mut Reader<'_>, field: Field<'_>) -> BottleDef {
     let mut def = BottleDef::default();
     let Some(fields) = reader.fields(field, &keys::BOTTLE) else { return def };
     if let Some(field) = fields.get("extends") {
-        for item in reader.one_or_many(field) {
+        let parents = reader.one_or_many(field);
+        if parents.len() > MAX_LINEAGE {
+            let message = format!("a bottle has at most {MAX_LINEAGE} parents");
+            reader.error(field.at, "extends-too-deep", message);
+        }
+        for item in parents.into_iter().take(MAX_LINEAGE) {
             let Some(name) = reader.word(item, |text| Name::new(text)) else { continue };
             if def.extends.iter().any(|parent| parent.value == name) {
                 reader.error(item.node.at, "duplicate-parent", format!("`{name}` is named twice"));
@@ -155,8 +161,7 @@ fn variable(reader: &mut Reader<'_>, item: Field<'_>) -> Option<(EnvName, EnvVal
     }
     if matches!(item.node.value, Value::Map(_)) {
         let fields = reader.fields(item, &keys::ENV_SECRET)?;
-        let secret =
-            fields.get("secret").and_then(|f| reader.word(f, |text| SecretName::new(text)));
+        let secret = fields.get("secret").and_then(|f| reader.secret(f));
         let mut use_at = BTreeSet::new();
         if let Some(hosts) = fields.get("use_at").and_then(|field| reader.list(field)) {
             use_at = hosts.filter_map(|host| reader.word(host, HostPattern::new)).collect();

@@ -136,6 +136,11 @@ impl Findings {
         self.list.push_mut(found)
     }
 
+    /// Whether there are so few errors that a guess at what was meant is worth its time.
+    pub fn worth_a_guess(&self) -> bool {
+        self.errors < 100
+    }
+
     /// How many errors there are so far: read twice, it says whether a step went well.
     pub fn errors(&self) -> usize {
         self.errors

@@ -13,7 +13,7 @@ use super::{globs, keys};
 use crate::policy::{
     Access, Auth, AuthScheme, Dlp, DlpAction, HostPattern, NamedFile, Route, RouteRole, Rule, Tls,
 };
-use crate::words::{EnvName, RelPath, SecretName};
+use crate::words::{EnvName, RelPath};
 
 /// What a bottle's own `egress` says.
 #[derive(Debug, Clone, Default)]
@@ -276,7 +276,7 @@ fn auth(reader: &mut Reader<'_>, field: Field<'_>) -> Option<Auth> {
         ("header", AuthScheme::Header),
     ];
     let scheme = fields.get("scheme").and_then(|field| reader.choice(field, &schemes));
-    let secret = fields.get("secret").and_then(|f| reader.word(f, |text| SecretName::new(text)));
+    let secret = fields.get("secret").and_then(|f| reader.secret(f));
     let placeholder = fields.get("placeholder").and_then(|field| variable(reader, field));
     let header = match fields.get("header") {
         Some(field) => header(reader, field),

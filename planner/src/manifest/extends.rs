@@ -13,10 +13,14 @@ use crate::policy::{
     Bottle, Build, BuildNetwork, Egress, Image, Isolation, Limits, Provider, RouteRole,
     WorkspaceMode, WorkspacePolicy,
 };
-use crate::words::Name;
+use crate::words::{EnvName, Name};
+
+/// How many variables, remotes and routes all bottles may have together once each has what it
+/// inherits: a small file of many children could otherwise fill the memory.
+const MAX_PARTS: usize = 100_000;
 
 /// How many bottles one bottle may be made of.
-const MAX_LINEAGE: usize = 64;
+pub(super) const MAX_LINEAGE: usize = 64;
 
 /// A bottle as it was read.
 #[derive(Debug, Clone)]
@@ -35,8 +39,17 @@ pub(super) fn resolve(
     findings: &mut Findings,
 ) -> BTreeMap<Name, Option<Bottle>> {
     let mut done: BTreeMap<Name, Option<Merged>> = BTreeMap::new();
+    let mut parts = 0;
     for name in order(drafts, findings) {
         let merged = merge(&name, drafts, &done, findings);
+        if let Some(Merged { bottle, .. }) = &merged {
+            parts += bottle.env.len() + bottle.git.len() + bottle.egress.routes.len();
+        }
+        if let (true, Some(draft)) = (parts > MAX_PARTS, drafts.get(&name)) {
+            let message = "all bottles together have more than 100000 parts";
+            findings.error(&draft.spot, "too-many-parts", message);
+            break;
+        }
         done.insert(name, merged);
     }
     let mut bottles: BTreeMap<Name, Option<Bottle>> =
@@ -163,7 +176,9 @@ pub(super) fn missing<'a>(
     findings: &mut Findings,
 ) {
     let presets = PRESETS.iter().map(|preset| preset.name);
-    let near = nearest(name.as_str(), presets.chain(known.map(Name::as_str)));
+    let candidates = presets.chain(known.map(Name::as_str));
+    let guess = findings.worth_a_guess();
+    let near = guess.then(|| nearest(name.as_str(), candidates)).flatten();
     let kind = if name.as_str().starts_with('@') { "preset" } else { "bottle" };
     let found = findings.error(spot, "missing-bottle", format!("there is no {kind} `{name}`"));
     if let Some(near) = near {
@@ -289,9 +304,9 @@ fn placeholders(def: &BottleDef, findings: &mut Findings) {
         let oauth =
             (route.value.role == Some(RouteRole::ClaudeCodeOauth)).then_some(OAUTH_VARIABLE);
         for variable in named.chain(oauth).collect::<BTreeSet<_>>() {
-            let Some((_, env)) = def.env.iter().find(|(name, _)| name.as_str() == variable) else {
-                continue;
-            };
+            let variable =
+                EnvName::new(variable).ok().and_then(|name| def.env.get_key_value(&name));
+            let Some((variable, env)) = variable else { continue };
             let message =
                 format!("bottle itself sets `{variable}` (a placeholder of route `{host}`)");
             findings

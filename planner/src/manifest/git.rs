@@ -10,7 +10,7 @@ use super::diagnostic::{Placed, shown};
 use super::reader::{Field, Fields, Reader};
 use super::{egress, globs, keys};
 use crate::policy::{GitCredential, GitRemote, GitTransport, GitUser, HostPattern, Push, Upstream};
-use crate::words::{Name, SecretName};
+use crate::words::Name;
 
 pub(super) fn remotes(
     reader: &mut Reader<'_>,
@@ -85,7 +85,7 @@ fn credential(
             host_path(reader, field).map(|path| GitCredential::IdentityFile { path })
         }
         (None, Some(field)) => {
-            let secret = reader.word(field, |text| SecretName::new(text))?;
+            let secret = reader.secret(field)?;
             Some(GitCredential::Secret { secret })
         }
         (None, None) if transport == Some(GitTransport::Ssh) => {

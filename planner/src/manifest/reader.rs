@@ -10,7 +10,7 @@ use core::ops::RangeInclusive;
 use super::diagnostic::{At, Diagnostic, Findings, Placed, Spot, nearest, shown};
 use super::keys::{Status, Table};
 use super::yaml::{Node, Value};
-use crate::words::{Name, WordError};
+use crate::words::{Name, SecretName, WordError};
 
 /// Reads one file: everything found is about that file.
 pub(super) struct Reader<'f> {
@@ -131,7 +131,8 @@ impl<'f> Reader<'f> {
             .keys
             .iter()
             .filter(|key| matches!(key.status, Status::Required | Status::Optional));
-        let near = nearest(key, known.map(|key| key.name));
+        let guess = self.findings.worth_a_guess();
+        let near = guess.then(|| nearest(key, known.map(|key| key.name))).flatten();
         let found = self.error(at, "unknown-key", message);
         if let Some(near) = near {
             found.advise(format!("did you mean `{near}`?"));
@@ -247,6 +248,16 @@ impl<'f> Reader<'f> {
     /// A name without the `@` of a preset.
     pub fn stem(&mut self, field: Field<'_>) -> Option<Name> {
         self.word(field, stem)
+    }
+
+    /// The name of a secret. What stands in its place is not shown: it may be the value.
+    pub fn secret(&mut self, field: Field<'_>) -> Option<SecretName> {
+        let name = SecretName::new(self.line(field)?).ok();
+        if name.is_none() {
+            self.refuse(field, "expected a secret's name of letters, digits and underscores")
+                .advise("the name alone: no value of a secret stands in a manifest");
+        }
+        name
     }
 
     /// `true` or `false`, as the YAML 1.2 core schema spells them.

@@ -542,9 +542,16 @@ fn git_that_is_refused() {
 }
 
 #[test]
-fn a_refused_upstream_shows_no_password() {
-    let loaded = dev("git: [{name: a, upstream: 'https://me:hunter2@a.dev/x'}]");
-    assert!(loaded.has_errors() && !said(&loaded).contains("hunter2"));
+fn no_message_shows_what_may_be_a_secret() {
+    for text in [
+        "git: [{name: a, upstream: 'https://me:hunter2@a.dev/x'}]",
+        "git: [{name: a, upstream: 'https://a.dev/x', secret: sk-hunter2}]",
+        "env: {A: {secret: sk-hunter2}}",
+        "env: {A: \"hunter2\\nx\"}",
+    ] {
+        let loaded = dev(text);
+        assert!(loaded.has_errors() && !said(&loaded).contains("hunter2"), "{text}");
+    }
 }
 
 #[test]
@@ -784,6 +791,19 @@ fn long_chains_are_bounded() {
     let loaded = single(&text);
     let codes: Vec<&str> = loaded.diagnostics.iter().map(|found| found.code).collect();
     assert_eq!((codes, loaded.manifest.bottles.len()), (vec!["extends-too-deep"], 64));
+}
+
+#[test]
+fn inheritance_cannot_fill_the_memory() {
+    let mut text = String::from("bottles:\n  base:\n    env:\n");
+    (0..2000).for_each(|n| text += &format!("      V{n}: x\n"));
+    (0..2000).for_each(|n| text += &format!("  b{n}: {{extends: base}}\n"));
+    let loaded = single(&text);
+    assert_eq!(loaded.diagnostics[0].code, "too-many-parts");
+    assert!(loaded.manifest.bottles.len() <= 50);
+    let parents: Vec<String> = (0..100).map(|n| format!("b{n}")).collect();
+    let loaded = single(&format!("bottles: {{a: {{extends: [{}]}}}}", parents.join(", ")));
+    assert_eq!(loaded.diagnostics[0].code, "extends-too-deep");
 }
 
 fn home() -> Vec<Source> {

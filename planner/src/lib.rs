@@ -24,4 +24,5 @@ pub mod show;
 pub mod sidecar;
 pub mod snapshot;
 pub mod spec;
+pub mod wants;
 pub mod words;

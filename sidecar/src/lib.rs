@@ -1,1 +1,119 @@
-//! What runs inside the containers of `bottle`.
+//! What runs inside the containers of `bottle`: the agent's init, the git gate, supervise,
+//! and the small program that takes secrets in.
+//!
+//! The `cli` crate calls [`run`] for `bottle sidecar <role>`. Each role is the first process of its
+//! container: it reaps what is orphaned to it, ends at once on SIGTERM, and writes one JSON object a
+//! line to standard error. Nothing here asks libc for a name (the binary is linked statically).
+
+use std::fmt;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+pub mod exit;
+mod git_gate;
+mod init;
+mod log;
+mod pid1;
+mod places;
+mod receive;
+mod secret;
+mod settings;
+mod state;
+mod supervise;
+
+pub use crate::places::Places;
+pub use crate::state::State;
+
+/// What one container, or one exec into it, runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SidecarCommand {
+    /// The gate in front of git upstreams.
+    GitGate,
+    /// The server that takes the agent's requests to a person.
+    Supervise,
+    /// The init of the agent's container.
+    Agent,
+    /// Hands secrets from standard input to the role that runs in this container.
+    Receive,
+}
+
+impl SidecarCommand {
+    /// Every command, in the order in which help lists them.
+    pub const ALL: [Self; 4] = [Self::GitGate, Self::Supervise, Self::Agent, Self::Receive];
+
+    /// The command as `bottle sidecar` spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::GitGate => "git-gate",
+            Self::Supervise => "supervise",
+            Self::Agent => "agent",
+            Self::Receive => "receive",
+        }
+    }
+}
+
+impl fmt::Display for SidecarCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// No command has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected git-gate, supervise, agent or receive, found `{}`",
+    found.escape_debug()
+)]
+pub struct UnknownCommand {
+    found: String,
+}
+
+impl FromStr for SidecarCommand {
+    type Err = UnknownCommand;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCommand> {
+        Self::ALL
+            .into_iter()
+            .find(|command| command.as_str() == text)
+            .ok_or_else(|| UnknownCommand { found: text.chars().take(80).collect() })
+    }
+}
+
+/// Runs one role until it ends; the codes are those of [`exit`], or the agent's own.
+#[must_use]
+pub fn run(command: SidecarCommand, places: &Places) -> ExitCode {
+    log::set_role(command.as_str());
+    if command == SidecarCommand::Receive {
+        return ExitCode::from(receive::run(places));
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log::error("the event loop cannot be set up", &[("error", &error)]);
+            return ExitCode::from(exit::UNAVAILABLE);
+        }
+    };
+    let code = runtime.block_on(async {
+        match command {
+            SidecarCommand::GitGate => git_gate::run(places).await,
+            SidecarCommand::Supervise => supervise::run(places).await,
+            _ => init::run(places).await,
+        }
+    });
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_parsed_from_its_own_name() {
+        for command in SidecarCommand::ALL {
+            assert_eq!(command.to_string().parse(), Ok(command));
+        }
+        assert!("pipelock".parse::<SidecarCommand>().is_err());
+    }
+}

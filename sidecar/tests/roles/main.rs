@@ -1,0 +1,7 @@
+//! The roles as processes on loopback addresses, seen from outside.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod harness;
+mod init;
+mod others;

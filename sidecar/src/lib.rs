@@ -1,14 +1,16 @@
-//! What runs inside the containers of `bottle`: the agent's init, the git gate, supervise,
+//! What runs inside the containers of `bottle`: the agent's init, egress, the git gate, supervise,
 //! and the small program that takes secrets in.
 //!
 //! The `cli` crate calls [`run`] for `bottle sidecar <role>`. Each role is the first process of its
 //! container: it reaps what is orphaned to it, ends at once on SIGTERM, and writes one JSON object a
-//! line to standard error. Nothing here asks libc for a name (the binary is linked statically).
+//! line to standard error. Nothing here asks libc for a name (the binary is linked statically);
+//! names are resolved by `egress::guard` alone.
 
 use std::fmt;
 use std::process::ExitCode;
 use std::str::FromStr;
 
+mod egress;
 pub mod exit;
 mod git_gate;
 mod init;
@@ -27,6 +29,8 @@ pub use crate::state::State;
 /// What one container, or one exec into it, runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SidecarCommand {
+    /// The proxy that is the only way out.
+    Egress,
     /// The gate in front of git upstreams.
     GitGate,
     /// The server that takes the agent's requests to a person.
@@ -39,12 +43,14 @@ pub enum SidecarCommand {
 
 impl SidecarCommand {
     /// Every command, in the order in which help lists them.
-    pub const ALL: [Self; 4] = [Self::GitGate, Self::Supervise, Self::Agent, Self::Receive];
+    pub const ALL: [Self; 5] =
+        [Self::Egress, Self::GitGate, Self::Supervise, Self::Agent, Self::Receive];
 
     /// The command as `bottle sidecar` spells it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Egress => "egress",
             Self::GitGate => "git-gate",
             Self::Supervise => "supervise",
             Self::Agent => "agent",
@@ -62,7 +68,7 @@ impl fmt::Display for SidecarCommand {
 /// No command has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected git-gate, supervise, agent or receive, found `{}`",
+    "expected egress, git-gate, supervise, agent or receive, found `{}`",
     found.escape_debug()
 )]
 pub struct UnknownCommand {
@@ -96,9 +102,10 @@ pub fn run(command: SidecarCommand, places: &Places) -> ExitCode {
     };
     let code = runtime.block_on(async {
         match command {
+            SidecarCommand::Egress => egress::run(places).await,
             SidecarCommand::GitGate => git_gate::run(places).await,
             SidecarCommand::Supervise => supervise::run(places).await,
-            _ => init::run(places).await,
+            SidecarCommand::Agent | SidecarCommand::Receive => init::run(places).await,
         }
     });
     runtime.shutdown_background();

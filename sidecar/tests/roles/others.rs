@@ -75,7 +75,11 @@ fn supervise_says_that_it_takes_nothing_yet() {
 
 #[test]
 fn a_bad_settings_file_ends_the_role() {
-    for (role, file) in [("git-gate", "in/gate.json"), ("supervise", "in/supervise.json")] {
+    for (role, file) in [
+        ("git-gate", "in/gate.json"),
+        ("supervise", "in/supervise.json"),
+        ("egress", "in/settings.json"),
+    ] {
         for text in [None, Some("{"), Some(r#"{"protocol": 99}"#)] {
             let session = Session::new();
             if let Some(text) = text {

@@ -1,0 +1,745 @@
+//! What a request may do: pure decisions over host, port, method and path.
+//!
+//! A path is matched in two readings, because servers differ in what they decode: as it is written
+//! (an escaped slash stays inside its segment), and as a lenient server reads it (everything
+//! decoded, parameters after `;` dropped, empty segments skipped). A rule allows a request when
+//! both readings match, and denies it when either does. What could mean a parent folder in any
+//! reading is refused outright, and what is forwarded is the normalized path that was matched.
+
+use std::fmt;
+
+use bottle_planner::policy::{Access, HostPattern, Route, Rule};
+
+use super::settings::{Client, Table};
+
+/// A host name in lower case without a trailing dot; never an IP address in any spelling.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HostName(String);
+
+impl HostName {
+    /// Parses a host name.
+    pub(super) fn parse(text: &str) -> Result<Self, TargetFault> {
+        let bare = text.strip_suffix('.').unwrap_or(text);
+        let numeric = bare.rsplit('.').next().is_some_and(|last| {
+            let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+            (!last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()))
+                || hex.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+        });
+        if text.starts_with('[') || text.contains(':') || numeric {
+            return Err(TargetFault::Address);
+        }
+        match HostPattern::new(text) {
+            Ok(name) if !name.as_str().starts_with('*') => Ok(Self(name.into())),
+            _ => Err(TargetFault::Host),
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where a request wants to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) host: HostName,
+    pub(super) port: u16,
+}
+
+/// Why a target cannot be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TargetFault {
+    #[error("an IP address; hosts are reached by name")]
+    Address,
+    #[error("not a host name")]
+    Host,
+    #[error("not a port from 1 to 65535")]
+    Port,
+    #[error("a user name or password before the host")]
+    UserInfo,
+}
+
+impl Target {
+    /// Parses `host:port`; without a port the default is meant, if there is one.
+    pub(super) fn parse(authority: &str, default: Option<u16>) -> Result<Self, TargetFault> {
+        if authority.contains('@') {
+            return Err(TargetFault::UserInfo);
+        }
+        if authority.starts_with('[') || authority.matches(':').count() > 1 {
+            return Err(TargetFault::Address);
+        }
+        let (host, port) = match authority.split_once(':') {
+            None => (authority, default.ok_or(TargetFault::Port)?),
+            Some((host, port)) => {
+                let digits =
+                    (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
+                let port = port.parse().ok().filter(|&port: &u16| digits && port != 0);
+                (host, port.ok_or(TargetFault::Port)?)
+            }
+        };
+        Ok(Self { host: HostName::parse(host)?, port })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host.as_str(), self.port)
+    }
+}
+
+/// A request path that means one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NormalPath {
+    text: String,
+    literal: Vec<String>,
+    lenient: Vec<String>,
+}
+
+/// Why a path is refused whatever the rules say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PathFault {
+    #[error("the path does not begin with `/`")]
+    NotAbsolute,
+    #[error("the path has a character that is not printable ASCII, or a backslash")]
+    Character,
+    #[error("the path has a `%` without two hexadecimal digits")]
+    Escape,
+    #[error("the path is escaped twice")]
+    EscapedTwice,
+    #[error("the path has a `.` or `..` segment")]
+    Dots,
+}
+
+impl NormalPath {
+    /// Normalizes a path (no query): unreserved characters are unescaped, other escapes are
+    /// written with upper-case digits (RFC 3986, section 6.2.2).
+    pub(super) fn parse(path: &str) -> Result<Self, PathFault> {
+        let body = path.strip_prefix('/').ok_or(PathFault::NotAbsolute)?;
+        let literal = body.split('/').map(normal_segment).collect::<Result<Vec<_>, _>>()?;
+        let mut lenient = Vec::new();
+        for segment in &literal {
+            let decoded = decode(segment);
+            if decoded.bytes().any(|b| b.is_ascii_control() || b == b'\\') {
+                return Err(PathFault::Character);
+            }
+            if hides_an_escape(&decoded) {
+                return Err(PathFault::EscapedTwice);
+            }
+            for part in decoded.split('/') {
+                let name = part.split(';').next().unwrap_or_default().trim();
+                if name == "." || name == ".." {
+                    return Err(PathFault::Dots);
+                }
+                if !name.is_empty() {
+                    lenient.push(name.to_owned());
+                }
+            }
+        }
+        Ok(Self { text: format!("/{}", literal.join("/")), literal, lenient })
+    }
+
+    /// The path as it is forwarded.
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    fn ends_with(&self, name: &str) -> bool {
+        self.lenient.last().is_some_and(|last| last.eq_ignore_ascii_case(name))
+    }
+}
+
+fn normal_segment(segment: &str) -> Result<String, PathFault> {
+    let mut normal = String::with_capacity(segment.len());
+    let mut bytes = segment.bytes();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'%' => {
+                let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
+                let pair = digit(bytes.next()).zip(digit(bytes.next()));
+                let (high, low) = pair.ok_or(PathFault::Escape)?;
+                let value = u8::try_from(high * 16 + low).map_err(|_| PathFault::Escape)?;
+                if !is_unreserved(value) {
+                    normal.push_str(&format!("%{value:02X}"));
+                    continue;
+                }
+                value
+            }
+            byte if byte.is_ascii_graphic() && byte != b'\\' => byte,
+            _ => return Err(PathFault::Character),
+        };
+        normal.push(char::from(byte));
+    }
+    Ok(normal)
+}
+
+/// RFC 3986, section 2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+/// Decodes escapes once; what is not UTF-8 becomes replacement characters, which match no rule.
+fn decode(segment: &str) -> String {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escape = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match escape.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if first == b'%' => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether a decoded segment would change again when a server decodes it once more.
+fn hides_an_escape(decoded: &str) -> bool {
+    decoded.match_indices('%').any(|(at, _)| {
+        decoded.as_bytes().get(at + 1..at + 3).is_some_and(|d| d.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Let through by this rule, under this route.
+    Allow {
+        /// How the address is to be chosen.
+        reach: Reach,
+        /// `<route> allow[<n>]`.
+        rule: String,
+    },
+    /// Not let through.
+    Refuse(Refusal),
+}
+
+/// How an allowed host is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Reach {
+    /// The one address it has, whatever names say.
+    pub(super) pin: Option<std::net::IpAddr>,
+    /// Whether it may have a private address.
+    pub(super) allow_private: bool,
+}
+
+/// A refusal, as the log and the client are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// Which rule decided.
+    pub(super) rule: String,
+    /// Why, as a clause.
+    pub(super) reason: String,
+}
+
+impl Refusal {
+    pub(super) fn new(rule: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { rule: rule.into(), reason: reason.into() }
+    }
+}
+
+/// One HTTP request that egress can read.
+#[derive(Debug, Clone)]
+pub(super) struct Request<'a> {
+    pub(super) target: &'a Target,
+    pub(super) method: &'a str,
+    pub(super) path: Result<&'a NormalPath, PathFault>,
+    pub(super) query: Option<&'a str>,
+    /// Whether a header asks the server to take the request for one of another method.
+    pub(super) overrides_method: bool,
+}
+
+impl Table {
+    /// Whether names may be asked for, which is before any port is known.
+    pub(super) fn knows(&self, client: Client, host: &HostName) -> bool {
+        match client {
+            Client::Agent => self.route(host).is_some(),
+            Client::Gate => self.file.gate.iter().any(|(name, _)| name.matches(host.as_str())),
+        }
+    }
+
+    /// Decides about a tunnel, whose inside stays unseen.
+    pub(super) fn decide_tunnel(&self, client: Client, target: &Target) -> Verdict {
+        if client == Client::Gate {
+            return self.decide_gate(target);
+        }
+        let (pattern, route) = match self.on_port(target) {
+            Ok(found) => found,
+            Err(refusal) => return Verdict::Refuse(refusal),
+        };
+        if needs_sight(route) {
+            return Verdict::Refuse(Refusal::new(
+                format!("{pattern} tunnel"),
+                "this route restricts methods or paths, which a tunnel would hide; a later \
+                 version looks inside TLS",
+            ));
+        }
+        allow(route, format!("{pattern} allow[0]"))
+    }
+
+    /// Decides about a plain HTTP request.
+    pub(super) fn decide_request(&self, client: Client, request: &Request<'_>) -> Verdict {
+        if client == Client::Gate {
+            return Verdict::Refuse(Refusal::new("gate", "the git gate may only open tunnels"));
+        }
+        let (pattern, route) = match self.on_port(request.target) {
+            Ok(found) => found,
+            Err(refusal) => return Verdict::Refuse(refusal),
+        };
+        let refuse = |rule: &str, reason: String| {
+            Verdict::Refuse(Refusal::new(format!("{pattern} {rule}"), reason))
+        };
+        let path = match request.path {
+            Ok(path) => path,
+            Err(fault) => return refuse("path", fault.to_string()),
+        };
+        if request.method.bytes().any(|b| b.is_ascii_lowercase()) {
+            return refuse("method", "methods are written in upper case".into());
+        }
+        if request.overrides_method && needs_sight(route) {
+            return refuse("method", "a header names another method than the request".into());
+        }
+        if is_git_push(path, request.query) {
+            return refuse("git", "git pushes go through the git gate".into());
+        }
+        if let Some(n) = route.deny.iter().position(|rule| denies(rule, request.method, path)) {
+            return refuse(&format!("deny[{n}]"), "a deny rule matches".into());
+        }
+        match route.allow.iter().position(|rule| allows(rule, request.method, path)) {
+            Some(n) => allow(route, format!("{pattern} allow[{n}]")),
+            None => refuse("allow", "no rule of this route allows the method and path".into()),
+        }
+    }
+
+    fn decide_gate(&self, target: &Target) -> Verdict {
+        let host = target.host.as_str();
+        let granted =
+            self.file.gate.iter().any(|(name, port)| *port == target.port && name.matches(host));
+        if !granted {
+            let reason = "the git gate may reach its planned upstreams only";
+            return Verdict::Refuse(Refusal::new("gate", reason));
+        }
+        let pin = self.file.gate_addresses.get(host).copied();
+        let reach = Reach { pin, allow_private: false };
+        Verdict::Allow { reach, rule: format!("gate {target}") }
+    }
+
+    fn on_port(&self, target: &Target) -> Result<(&HostPattern, &Route), Refusal> {
+        let Some((pattern, route)) = self.route(&target.host) else {
+            return Err(Refusal::new("default", "no route names this host"));
+        };
+        if route.port != target.port {
+            return Err(Refusal::new(
+                format!("{pattern} port"),
+                format!("the route grants port {}, not {}", route.port, target.port),
+            ));
+        }
+        let with_auth = route.auth.is_some() || route.allow.iter().any(|rule| rule.auth.is_some());
+        if with_auth {
+            return Err(Refusal::new(
+                format!("{pattern} auth"),
+                "credentials are injected by a later version; until then a route that needs one \
+                 is closed",
+            ));
+        }
+        Ok((pattern, route))
+    }
+}
+
+fn allow(route: &Route, rule: String) -> Verdict {
+    let reach = Reach { pin: route.address, allow_private: route.allow_private };
+    Verdict::Allow { reach, rule }
+}
+
+/// Whether a route grants less than everything on its host and port.
+fn needs_sight(route: &Route) -> bool {
+    let everything = |rule: &Rule| {
+        rule.methods.is_empty() && rule.access == Access::All && covers_all(&rule.paths)
+    };
+    !route.deny.is_empty() || !route.allow.iter().any(everything)
+}
+
+fn covers_all(paths: &[String]) -> bool {
+    paths.is_empty() || paths.iter().any(|path| path == "/**")
+}
+
+fn allows(rule: &Rule, method: &str, path: &NormalPath) -> bool {
+    let one = |glob: &str| {
+        let glob = segments(glob);
+        matches(&glob, trimmed(&path.literal), false) && matches(&glob, &path.lenient, false)
+    };
+    is_method(rule, method, path) && (covers_all(&rule.paths) || rule.paths.iter().any(|g| one(g)))
+}
+
+/// Case is no way around a rule that denies: some servers ignore it.
+fn denies(rule: &Rule, method: &str, path: &NormalPath) -> bool {
+    let one = |glob: &str| {
+        let glob = segments(glob);
+        matches(&glob, trimmed(&path.literal), true) || matches(&glob, &path.lenient, true)
+    };
+    is_method(rule, method, path) && (covers_all(&rule.paths) || rule.paths.iter().any(|g| one(g)))
+}
+
+fn is_method(rule: &Rule, method: &str, path: &NormalPath) -> bool {
+    if !rule.methods.is_empty() {
+        return rule.methods.contains(method);
+    }
+    match rule.access {
+        Access::All => true,
+        Access::Read => {
+            ["GET", "HEAD", "OPTIONS"].contains(&method)
+                || (method == "POST" && path.ends_with("git-upload-pack"))
+        }
+    }
+}
+
+/// gitprotocol-http(5): a push asks for the service, then posts to it.
+fn is_git_push(path: &NormalPath, query: Option<&str>) -> bool {
+    let service = "git-receive-pack";
+    path.ends_with(service)
+        || query.is_some_and(|query| decode(query).to_ascii_lowercase().contains(service))
+}
+
+/// A trailing slash does not make another path.
+fn trimmed(segments: &[String]) -> &[String] {
+    match segments {
+        [head @ .., last] if last.is_empty() => head,
+        all => all,
+    }
+}
+
+/// A glob's segments, escaped as normalized paths are.
+fn segments(glob: &str) -> Vec<String> {
+    let body = glob.strip_prefix('/').unwrap_or(glob);
+    let body = body.strip_suffix('/').unwrap_or(body);
+    if body.is_empty() {
+        return Vec::new();
+    }
+    body.split('/').map(|s| normal_segment(s).unwrap_or_else(|_| s.to_owned())).collect()
+}
+
+/// `**` is any number of segments, `*` any run of characters inside one that is not empty.
+fn matches(glob: &[String], path: &[String], any_case: bool) -> bool {
+    // One row of the usual table: `row[j]` is whether the glob so far matches `path[..j]`.
+    let mut row = vec![false; path.len() + 1];
+    row[0] = true;
+    for part in glob {
+        let before = row.clone();
+        if part == "**" {
+            for j in 1..row.len() {
+                row[j] = before[j] || row[j - 1];
+            }
+        } else {
+            row[0] = false;
+            for j in 1..row.len() {
+                row[j] = before[j - 1] && matches_segment(part, &path[j - 1], any_case);
+            }
+        }
+    }
+    row[path.len()]
+}
+
+/// A glob is written in the normalized alphabet; the lenient reading is not, so both spellings of
+/// the glob's text are tried.
+fn matches_segment(glob: &str, segment: &str, any_case: bool) -> bool {
+    let fold = |text: &str| if any_case { text.to_ascii_lowercase() } else { text.to_owned() };
+    let segment = fold(segment);
+    if segment.is_empty() {
+        return false;
+    }
+    [fold(glob), fold(&decode(glob))].iter().any(|glob| {
+        let mut pieces = glob.split('*');
+        let Some(rest) = segment.strip_prefix(pieces.next().unwrap_or_default()) else {
+            return false;
+        };
+        let Some(last) = glob.contains('*').then(|| pieces.next_back().unwrap_or_default()) else {
+            return rest.is_empty();
+        };
+        let middle = pieces
+            .try_fold(rest, |rest, piece| rest.find(piece).map(|at| &rest[at + piece.len()..]));
+        middle.is_some_and(|rest| rest.ends_with(last))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::tests::{route, rule, table};
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn targets_are_names_and_ports() {
+        for (authority, expected) in [
+            ("Example.COM:443", Ok("example.com:443")),
+            ("example.com.:443", Ok("example.com:443")),
+            ("example.com:0443", Ok("example.com:443")),
+            ("example.com", Err(TargetFault::Port)),
+            ("example.com:", Err(TargetFault::Port)),
+            ("example.com:0", Err(TargetFault::Port)),
+            ("example.com:65536", Err(TargetFault::Port)),
+            ("example.com:+443", Err(TargetFault::Port)),
+            ("example.com:443443", Err(TargetFault::Port)),
+            ("user@example.com:443", Err(TargetFault::UserInfo)),
+            ("good.test:443@evil.test:443", Err(TargetFault::UserInfo)),
+            ("127.0.0.1:443", Err(TargetFault::Address)),
+            ("127.1:443", Err(TargetFault::Address)),
+            ("2130706433:443", Err(TargetFault::Address)),
+            ("0x7f000001:443", Err(TargetFault::Address)),
+            ("0x7F.1:443", Err(TargetFault::Address)),
+            ("0177.0.0.1.:443", Err(TargetFault::Address)),
+            ("127.0.0.0x1:443", Err(TargetFault::Address)),
+            ("[::1]:443", Err(TargetFault::Address)),
+            ("::1:443", Err(TargetFault::Address)),
+            ("[::ffff:127.0.0.1]", Err(TargetFault::Address)),
+            ("*.example.com:443", Err(TargetFault::Host)),
+            ("exa%6dple.com:443", Err(TargetFault::Host)),
+            ("example.com..:443", Err(TargetFault::Host)),
+            ("example..com:443", Err(TargetFault::Host)),
+            ("exämple.com:443", Err(TargetFault::Host)),
+            ("example.com/x:443", Err(TargetFault::Host)),
+            (" example.com:443", Err(TargetFault::Host)),
+            (":443", Err(TargetFault::Host)),
+            ("", Err(TargetFault::Port)),
+        ] {
+            let found = Target::parse(authority, None).map(|target| target.to_string());
+            assert_eq!(found, expected.map(str::to_owned), "{authority}");
+        }
+    }
+
+    #[test]
+    fn paths_are_normalized_or_refused() {
+        for (path, expected) in [
+            ("/", Ok("/")),
+            ("/a/b", Ok("/a/b")),
+            ("/%61%2D%7e", Ok("/a-~")),
+            ("/a%2fb", Ok("/a%2Fb")),
+            ("/@scope%2fname", Ok("/@scope%2Fname")),
+            ("/a//b", Ok("/a//b")),
+            ("/a/b/", Ok("/a/b/")),
+            ("/a;v=1/b", Ok("/a;v=1/b")),
+            ("/100%25", Ok("/100%25")),
+            ("/%C3%A9", Ok("/%C3%A9")),
+            ("/...", Ok("/...")),
+            ("", Err(PathFault::NotAbsolute)),
+            ("*", Err(PathFault::NotAbsolute)),
+            ("a/b", Err(PathFault::NotAbsolute)),
+            ("/a/../b", Err(PathFault::Dots)),
+            ("/a/./b", Err(PathFault::Dots)),
+            ("/..", Err(PathFault::Dots)),
+            ("/%2e%2E/b", Err(PathFault::Dots)),
+            ("/.%2e", Err(PathFault::Dots)),
+            ("/a/..;/b", Err(PathFault::Dots)),
+            ("/a/..;x=y/b", Err(PathFault::Dots)),
+            ("/a/..%3b/b", Err(PathFault::Dots)),
+            ("/a%2f..%2fb", Err(PathFault::Dots)),
+            ("/a/..%20/b", Err(PathFault::Dots)),
+            ("/a\\..\\b", Err(PathFault::Character)),
+            ("/a%5c..%5cb", Err(PathFault::Character)),
+            ("/a%00b", Err(PathFault::Character)),
+            ("/a%0d%0ab", Err(PathFault::Character)),
+            ("/a b", Err(PathFault::Character)),
+            ("/é", Err(PathFault::Character)),
+            ("/%252e%252e/b", Err(PathFault::EscapedTwice)),
+            ("/a%252fb", Err(PathFault::EscapedTwice)),
+            ("/a%", Err(PathFault::Escape)),
+            ("/a%2", Err(PathFault::Escape)),
+            ("/a%zz", Err(PathFault::Escape)),
+        ] {
+            let found = NormalPath::parse(path);
+            assert_eq!(
+                found.as_ref().map(NormalPath::as_str),
+                expected.as_ref().map(|path| *path),
+                "{path}"
+            );
+        }
+    }
+
+    /// Decides about a request to `h.test:80`, whose route has these changes; the rule is named.
+    fn decide(changes: &Value, method: &str, path: &str) -> Result<String, String> {
+        let mut route = route(changes.clone());
+        route["port"] = 80.into();
+        let table = table(json!({"h.test": route}));
+        let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
+        let path = NormalPath::parse(path);
+        let request = Request {
+            target: &Target::parse("h.test:80", None).unwrap(),
+            method,
+            path: path.as_ref().map_err(|&fault| fault),
+            query,
+            overrides_method: false,
+        };
+        let verdict = table.decide_request(Client::Agent, &request);
+        let short = |rule: String| rule.trim_start_matches("h.test ").to_owned();
+        match verdict {
+            Verdict::Allow { rule, .. } => Ok(short(rule)),
+            Verdict::Refuse(refusal) => Err(short(refusal.rule)),
+        }
+    }
+
+    fn check(changes: Value, cases: &[(&str, &str, Result<&str, &str>)]) {
+        for (method, path, expected) in cases {
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(decide(&changes, method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn globs_match_whole_segments_in_every_reading() {
+        check(
+            json!({"allow": [rule(json!({"paths": ["/repos/me/**", "/v*/x", "/a/*/c", "/exact"]}))]}),
+            &[
+                ("GET", "/repos/me", Ok("allow[0]")),
+                ("GET", "/repos/me/", Ok("allow[0]")),
+                ("GET", "/repos/me/a/b", Ok("allow[0]")),
+                ("GET", "/repos/%6de/a", Ok("allow[0]")),
+                ("GET", "/repos/me-evil", Err("allow")),
+                ("GET", "/repos/me%2Fa", Err("allow")),
+                ("GET", "/repos%2Fme/a", Err("allow")),
+                ("GET", "/repos//me/a", Err("allow")),
+                ("GET", "/REPOS/me/a", Err("allow")),
+                ("GET", "/repos/me;x/a", Err("allow")),
+                ("GET", "/repos/me/../you", Err("path")),
+                ("GET", "/v1/x", Ok("allow[0]")),
+                ("GET", "/v/x", Ok("allow[0]")),
+                ("GET", "/w1/x", Err("allow")),
+                ("GET", "/a/b/c", Ok("allow[0]")),
+                ("GET", "/a/b/b/c", Err("allow")),
+                ("GET", "/a//c", Err("allow")),
+                ("GET", "/a/b%2Fb/c", Err("allow")),
+                ("GET", "/exact", Ok("allow[0]")),
+                ("GET", "/exact/more", Err("allow")),
+                ("GET", "/", Err("allow")),
+            ],
+        );
+    }
+
+    #[test]
+    fn deny_wins_in_any_reading_and_case() {
+        check(
+            json!({"deny": [rule(json!({"paths": ["/admin/**"]})), rule(json!({"methods": ["DELETE"]}))]}),
+            &[
+                ("GET", "/", Ok("allow[0]")),
+                ("GET", "/administrator", Ok("allow[0]")),
+                ("GET", "/admin/x", Err("deny[0]")),
+                ("GET", "/admin", Err("deny[0]")),
+                ("GET", "/ADMIN/x", Err("deny[0]")),
+                ("GET", "//admin/x", Err("deny[0]")),
+                ("GET", "/admin%2Fx", Err("deny[0]")),
+                ("GET", "/admin;x/y", Err("deny[0]")),
+                ("GET", "/%61dmin/y", Err("deny[0]")),
+                ("DELETE", "/x", Err("deny[1]")),
+                ("delete", "/x", Err("method")),
+            ],
+        );
+    }
+
+    #[test]
+    fn reading_includes_fetching_with_git_and_no_push_is_let_through() {
+        check(
+            json!({"allow": [rule(json!({"access": "read"}))]}),
+            &[
+                ("GET", "/me/web.git/info/refs?service=git-upload-pack", Ok("allow[0]")),
+                ("POST", "/me/web.git/git-upload-pack", Ok("allow[0]")),
+                ("POST", "/me/web.git", Err("allow")),
+                ("PUT", "/x", Err("allow")),
+                ("GET", "/me/web.git/info/refs?service=git-receive-pack", Err("git")),
+                ("GET", "/me/web.git/info/refs?service=git%2Dreceive-pack", Err("git")),
+                ("POST", "/me/web.git/git-receive-pack", Err("git")),
+                ("POST", "/me/web.git/git-receive-pac%6b/", Err("git")),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused() {
+        let auth = json!({"scheme": "Bearer", "header": "authorization", "secret": "T", "placeholder": null});
+        let read = rule(json!({"access": "read"}));
+        for (changes, expected) in [
+            (json!({}), None),
+            (json!({"tls": "passthrough"}), None),
+            (json!({"allow": [rule(json!({"paths": ["/**"]}))]}), None),
+            (json!({"auth": auth}), Some("h.test auth")),
+            (json!({"allow": [rule(json!({"auth": auth}))]}), Some("h.test auth")),
+            (json!({"allow": [read]}), Some("h.test tunnel")),
+            (json!({"deny": [read]}), Some("h.test tunnel")),
+            (json!({"port": 8443}), Some("h.test port")),
+        ] {
+            let table = table(json!({"h.test": route(changes.clone())}));
+            let target = Target::parse("h.test:443", None).unwrap();
+            let refused = match table.decide_tunnel(Client::Agent, &target) {
+                Verdict::Allow { .. } => None,
+                Verdict::Refuse(refusal) => Some(refusal.rule),
+            };
+            assert_eq!(refused.as_deref(), expected, "{changes}");
+        }
+    }
+
+    #[test]
+    fn the_gate_reaches_its_upstreams_and_the_agent_does_not() {
+        let table = table(json!({"h.test": route(json!({}))}));
+        for (client, target, allowed) in [
+            (Client::Gate, "git.example:22", true),
+            (Client::Gate, "git.example:443", false),
+            (Client::Gate, "h.test:443", false),
+            (Client::Agent, "git.example:22", false),
+            (Client::Agent, "h.test:443", true),
+        ] {
+            let target = Target::parse(target, None).unwrap();
+            let verdict = table.decide_tunnel(client, &target);
+            assert_eq!(matches!(verdict, Verdict::Allow { .. }), allowed, "{client:?} {target}");
+        }
+    }
+
+    /// Paths made of the pieces that matter, more often than chance would have them.
+    fn path() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            Just("/".to_owned()),
+            Just("..".to_owned()),
+            Just(".".to_owned()),
+            Just("%2e".to_owned()),
+            Just("%2F".to_owned()),
+            Just("%25".to_owned()),
+            Just("%5c".to_owned()),
+            Just(";".to_owned()),
+            "[a-zA-Z0-9%./]{0,4}",
+            "\\PC{0,3}",
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
+    }
+
+    proptest! {
+        #[test]
+        fn normalizing_twice_changes_nothing(path in path()) {
+            if let Ok(once) = NormalPath::parse(&path) {
+                let twice = NormalPath::parse(once.as_str());
+                prop_assert_eq!(twice.as_ref(), Ok(&once));
+            }
+        }
+
+        #[test]
+        fn no_parent_folder_survives_however_often_a_server_decodes(path in path()) {
+            if let Ok(normal) = NormalPath::parse(&path) {
+                let mut text = normal.as_str().to_owned();
+                for _ in 0..4 {
+                    let parts = text.split(['/', '\\']).map(|s| s.split(';').next().unwrap());
+                    for part in parts {
+                        prop_assert!(part != ".." && part != ".", "{} -> {}", path, text);
+                    }
+                    text = decode(&text);
+                }
+            }
+        }
+
+        #[test]
+        fn no_authority_is_read_as_an_address(authority in "[0-9a-fx.:\\[\\]]{1,20}") {
+            if let Ok(target) = Target::parse(&authority, Some(80)) {
+                prop_assert!(target.host.as_str().parse::<std::net::IpAddr>().is_err());
+            }
+        }
+    }
+}

@@ -1,1 +1,5 @@
 //! The harness shared by the tests of `bottle`.
+
+pub mod fixture;
+pub mod generate;
+pub mod settle;

@@ -1,8 +1,24 @@
 //! Everything of `bottle` that touches the world: the probe that looks, and the executor that
 //! carries a plan out. Neither chooses anything; choices are the planner's.
 
+pub mod apply;
+mod archive;
+pub mod ca;
 pub mod engine;
+pub mod events;
+pub mod files;
+pub mod journal;
+pub mod ledger;
+pub mod lock;
+pub mod ops;
 pub mod pack;
+pub mod receipt;
+pub mod requires;
+pub mod rollback;
+mod run;
+pub mod secrets;
 pub mod sources;
 pub mod state;
+pub mod tool;
 pub mod tree;
+pub mod workspace;

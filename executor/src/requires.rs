@@ -1,0 +1,255 @@
+//! What must still be true of the host before the first action: all of it is looked at, and all
+//! that fails is reported together.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+
+use bottle_planner::plan::{Action, Effect, Operation, Plan, Requirement, SecretRef, UploadSource};
+use bottle_planner::sidecar::PROTOCOL;
+use bottle_planner::words::Digest;
+use futures_util::StreamExt as _;
+
+use crate::engine::Engine;
+use crate::ops::{OpError, World};
+use crate::secrets::{self, Sources, expand};
+use crate::tool;
+use crate::tree::{self, Hide};
+
+/// How many requirements are looked at side by side.
+const WIDTH: usize = 16;
+
+/// A requirement that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected}, found {found}")]
+pub struct Unmet {
+    /// What the plan requires.
+    pub expected: String,
+    /// What there is.
+    pub found: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+/// What only matters if an action of this apply uses it: a secret that was delivered long ago may
+/// be gone, and a folder that was copied long ago may have changed.
+struct Used<'p> {
+    secrets: BTreeSet<&'p SecretRef>,
+    digests: BTreeSet<&'p Digest>,
+    made: BTreeSet<String>,
+}
+
+impl<'p> Used<'p> {
+    fn by(actions: impl Iterator<Item = &'p Action>) -> Self {
+        let mut used =
+            Self { secrets: BTreeSet::new(), digests: BTreeSet::new(), made: BTreeSet::new() };
+        for action in actions {
+            match &action.op {
+                Operation::Deliver(deliver) => used.secrets.extend(deliver.items.values()),
+                Operation::Upload(upload) => {
+                    used.digests.extend(upload.items.iter().filter_map(|i| match &i.source {
+                        UploadSource::Skill { digest, .. } => Some(digest),
+                        _ => None,
+                    }));
+                }
+                Operation::BuildImage(image) => {
+                    used.digests.extend(image.context.as_ref().map(|c| &c.digest));
+                    used.made.insert(image.tag.clone());
+                }
+                Operation::AssembleImage(image) => {
+                    used.digests.extend(&image.digest);
+                    used.made.insert(image.tag.clone());
+                }
+                Operation::ImportImage(image) => {
+                    used.made.insert(image.tag.clone());
+                }
+                Operation::PullImage(pull) => {
+                    used.made.insert(format!("{}@{}", pull.image.name, pull.image.digest));
+                }
+                _ => {}
+            }
+        }
+        used
+    }
+}
+
+/// Looks at all requirements; answers those that do not hold, in the plan's order.
+pub(crate) async fn check<E: Engine>(
+    world: &World<'_, E>,
+    owner: &str,
+) -> Result<Vec<Unmet>, OpError> {
+    let plan: &Plan = world.plan;
+    let used = Used::by(plan.actions.iter().filter(|action| {
+        let again = world.redeliver && matches!(action.op, Operation::Deliver(_));
+        again || (action.effect != Effect::None && !world.done.contains(&action.id))
+    }));
+    let used = &used;
+    let looks = plan.requires.iter().map(|requirement| async move {
+        match one(world, owner, used, requirement).await {
+            Ok(()) => Ok(None),
+            Err(Failed::Unmet(unmet)) => Ok(Some(unmet)),
+            Err(Failed::Op(error)) => Err(error),
+        }
+    });
+    let found: Vec<_> = futures_util::stream::iter(looks).buffered(WIDTH).collect().await;
+    found.into_iter().filter_map(Result::transpose).collect()
+}
+
+enum Failed {
+    Unmet(Unmet),
+    Op(OpError),
+}
+
+impl<T: Into<OpError>> From<T> for Failed {
+    fn from(error: T) -> Self {
+        Self::Op(error.into())
+    }
+}
+
+fn unmet(expected: impl Into<String>, found: impl Into<String>, hint: &str) -> Failed {
+    Failed::Unmet(Unmet { expected: expected.into(), found: found.into(), hint: hint.to_owned() })
+}
+
+async fn one<E: Engine>(
+    world: &World<'_, E>,
+    owner: &str,
+    used: &Used<'_>,
+    requirement: &Requirement,
+) -> Result<(), Failed> {
+    match requirement {
+        Requirement::EngineApi { major, minor } => {
+            let facts = world.engine.facts().await?;
+            if facts.api < (*major, *minor) {
+                let found =
+                    format!("{}.{} of {} {}", facts.api.0, facts.api.1, facts.name, facts.version);
+                return Err(unmet(
+                    format!("engine API {major}.{minor}"),
+                    found,
+                    "update the engine",
+                ));
+            }
+        }
+        Requirement::Runtime { name } => {
+            let facts = world.engine.facts().await?;
+            if !facts.runtimes.contains(name) {
+                let found: Vec<String> = facts.runtimes.into_iter().collect();
+                let hint = "register it with the engine, or plan again";
+                return Err(unmet(format!("runtime {name}"), found.join(", "), hint));
+            }
+        }
+        Requirement::Secret { secret } => {
+            if used.secrets.contains(&SecretRef::Secret { secret: secret.clone() }) {
+                let sources = Sources {
+                    config: &world.config.secrets,
+                    home: &world.roots.home,
+                    env: world.env,
+                };
+                secrets::available(secret, &sources)
+                    .map_err(|m| unmet(format!("secret {}", m.name), m.why, &m.hint))?;
+            }
+        }
+        Requirement::IdentityFile { path } => {
+            if used.secrets.contains(&SecretRef::IdentityFile { path: path.clone() }) {
+                identity_file(world, path)?;
+            }
+        }
+        Requirement::Image { reference, id } => {
+            if used.made.contains(reference) {
+                return Ok(());
+            }
+            let found = world.engine.image(reference).await?.map(|image| image.id);
+            let expected = match id {
+                Some(id) => format!("image {reference} with id {id}"),
+                None => format!("image {reference}"),
+            };
+            let hint = "pull or build it, or plan again";
+            match found {
+                None => return Err(unmet(expected, "none", hint)),
+                Some(found) if id.as_ref().is_some_and(|id| *id != found) => {
+                    return Err(unmet(expected, found.as_str(), hint));
+                }
+                Some(_) => {}
+            }
+        }
+        Requirement::Skill { name, digest } => {
+            if used.digests.contains(digest) {
+                let folder = world.roots.skills.join(name.as_str());
+                content(world, &folder, digest, Hide::nothing()).await?;
+            }
+        }
+        Requirement::Context { path, digest } => {
+            if used.digests.contains(digest) {
+                let folder = world.roots.manifest.join(path.as_str());
+                content(world, &folder, digest, Hide::nothing()).await?;
+            }
+        }
+        Requirement::Workspace { path, digest } => {
+            let folder = std::path::PathBuf::from(path.as_str());
+            if !folder.is_dir() {
+                let hint = "the folder was moved or removed";
+                return Err(unmet(format!("workspace {path}"), "no such folder", hint));
+            }
+            if let Some(digest) = digest.as_ref().filter(|d| used.digests.contains(d)) {
+                let globs = &world.plan.grants.workspace.hide;
+                let hide = Hide::new(globs).map_err(|e| OpError::Internal(e.to_string()))?;
+                content(world, &folder, digest, hide).await?;
+            }
+        }
+        Requirement::SidecarProtocol { version } => {
+            if *version != PROTOCOL {
+                let expected = format!("sidecar protocol {version}");
+                return Err(unmet(expected, PROTOCOL.to_string(), "plan again with this bottle"));
+            }
+        }
+        Requirement::Tool { digest } => {
+            if *digest != world.tool.digest {
+                let (root, wanted) = (world.root.clone(), digest.clone());
+                let installed = world.blocking(move || tool::installed(&root, &wanted)).await?;
+                let image = world.engine.image(&world.plan.session.sidecar_image).await?;
+                if !installed || image.is_none() {
+                    let hint = "apply with the binary that planned, or plan again";
+                    let expected = format!("the bottle binary {digest}");
+                    return Err(unmet(expected, world.tool.digest.as_str(), hint));
+                }
+            }
+        }
+        Requirement::Owner { owner: expected } => {
+            if expected != owner {
+                let hint = "apply as the user, and with the state root, that it was planned for";
+                return Err(unmet(format!("owner {expected}"), owner, hint));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn identity_file<E: Engine>(world: &World<'_, E>, path: &str) -> Result<(), Failed> {
+    let file = expand(path, &world.roots.home);
+    let expected = || format!("a key at {path} that its owner alone can read");
+    match std::fs::metadata(&file) {
+        Err(error) => Err(unmet(expected(), error.to_string(), "see `identity_file`")),
+        Ok(meta) if !meta.is_file() => {
+            Err(unmet(expected(), "no regular file", "see `identity_file`"))
+        }
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
+            let found = format!("mode {:04o}", meta.permissions().mode() & 0o7777);
+            Err(unmet(expected(), found, &format!("chmod 600 {}", file.display())))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+async fn content<E: Engine>(
+    world: &World<'_, E>,
+    folder: &std::path::Path,
+    expected: &Digest,
+    hide: Hide,
+) -> Result<(), Failed> {
+    let path = folder.to_owned();
+    let found = world.blocking(move || Ok::<_, OpError>(tree::digest(&path, &hide))).await?;
+    let wanted = format!("{} with content {expected}", folder.display());
+    match found {
+        Ok(tree) if tree.digest == *expected => Ok(()),
+        Ok(tree) => Err(unmet(wanted, tree.digest.as_str(), "it changed; plan again")),
+        Err(error) => Err(unmet(wanted, error.to_string(), "it cannot be read; plan again")),
+    }
+}

@@ -1,0 +1,322 @@
+//! Folders of the host on their way into an image or a container: each is packed with its digest,
+//! and refused where that is not the one the plan was reviewed with.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use bottle_planner::plan::{AssembleImage, BuildImage, User};
+use bottle_planner::policy::WorkspaceMode;
+use bottle_planner::words::{AbsPath, Digest};
+use bytes::Bytes;
+
+use crate::files::{FileError, Root};
+use crate::ledger::own;
+use crate::pack::{self, Placement};
+use crate::state::Roots;
+use crate::tree::{Hide, HideError, TreeError};
+
+/// Why a folder of the host was not packed.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkspaceError {
+    /// It changed since the plan was made.
+    #[error("expected {} with content {expected}, found {found}", path.display())]
+    Changed {
+        /// Which folder.
+        path: PathBuf,
+        /// The digest in the plan.
+        expected: Digest,
+        /// The digest of what is there.
+        found: Digest,
+    },
+    /// It could not be read or packed.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A glob of the plan makes no sense.
+    #[error(transparent)]
+    Hide(#[from] HideError),
+    /// The scratch folder for the clone could not be made or removed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file of the host config could not be read.
+    #[error("could not read {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// git failed.
+    #[error("git {command} failed: {why}")]
+    Git {
+        /// Its first argument.
+        command: String,
+        /// Its last words.
+        why: String,
+    },
+    /// The plan asks for something that this mode cannot have.
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}
+
+/// A build's context: the folder that the plan names, and the plan's own Dockerfile over it.
+pub(crate) fn build_context(roots: &Roots, image: &BuildImage) -> Result<Bytes, WorkspaceError> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let owner = User { uid: 0, gid: 0 };
+    if let Some(context) = &image.context {
+        let folder = roots.manifest.join(context.path.as_str());
+        let place = Placement { below: Path::new("."), owner, mode: 0o755 };
+        let packed = pack::append(&mut tar, &folder, &Hide::nothing(), place)?;
+        as_planned(&folder, &context.digest, packed.digest)?;
+    }
+    let text = image.dockerfile.as_bytes();
+    pack::append_file(&mut tar, Path::new("Dockerfile"), 0o644, owner, text)?;
+    finish(tar)
+}
+
+/// The workspace as a layer.
+pub(crate) fn layer(
+    image: &AssembleImage,
+    host: &Path,
+    scratch: &Path,
+    path: Option<OsString>,
+) -> Result<Bytes, WorkspaceError> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let hide = Hide::new(&image.hide)?;
+    let place = Placement { below: inside(&image.inside), owner: image.owner, mode: 0o755 };
+    match image.mode {
+        WorkspaceMode::Copy => {
+            let packed = pack::append(&mut tar, host, &hide, place)?;
+            if let Some(expected) = &image.digest {
+                as_planned(host, expected, packed.digest)?;
+            }
+        }
+        WorkspaceMode::Clone => {
+            let clone = Clone::new(image, host, scratch, path)?;
+            pack::append(&mut tar, &clone.folder, &hide, place)?;
+        }
+        WorkspaceMode::Mount | WorkspaceMode::None => {
+            return Err(WorkspaceError::Internal("only copies and clones are put into images"));
+        }
+    }
+    finish(tar)
+}
+
+/// A skill's folder, at its place in a container.
+pub(crate) fn pack_skill(
+    tar: &mut tar::Builder<Vec<u8>>,
+    folder: &Path,
+    at: &AbsPath,
+    mode: u32,
+    owner: User,
+    expected: &Digest,
+) -> Result<(), WorkspaceError> {
+    let place = Placement { below: inside(at), owner, mode };
+    let packed = pack::append(tar, folder, &Hide::nothing(), place)?;
+    as_planned(folder, expected, packed.digest)
+}
+
+/// A path inside a container as archives have it.
+pub(crate) fn inside(at: &AbsPath) -> &Path {
+    Path::new(at.as_str().trim_start_matches('/'))
+}
+
+/// A file that the host config names.
+pub(crate) fn read_text(path: &Path) -> Result<String, WorkspaceError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| WorkspaceError::Read { path: path.to_owned(), source })
+}
+
+fn as_planned(path: &Path, expected: &Digest, found: Digest) -> Result<(), WorkspaceError> {
+    if *expected == found {
+        return Ok(());
+    }
+    Err(WorkspaceError::Changed { path: path.to_owned(), expected: expected.clone(), found })
+}
+
+fn finish(tar: tar::Builder<Vec<u8>>) -> Result<Bytes, WorkspaceError> {
+    Ok(tar.into_inner().map_err(TreeError::Write)?.into())
+}
+
+/// A clone of one commit in a scratch folder that goes when this does.
+struct Clone {
+    scratch: Root,
+    folder: PathBuf,
+}
+
+impl Clone {
+    fn new(
+        image: &AssembleImage,
+        host: &Path,
+        scratch: &Path,
+        path: Option<OsString>,
+    ) -> Result<Self, WorkspaceError> {
+        let (Some(commit), Some(branch)) = (&image.commit, &image.branch) else {
+            return Err(WorkspaceError::Internal("a clone needs a commit and a branch"));
+        };
+        let root = Root::open_or_make(scratch)?;
+        root.remove_tree(&own("clone")?)?;
+        let clone = Self { scratch: root, folder: scratch.join("clone") };
+        let git = |arguments: &[&str], at: &Path| git(arguments, at, path.as_ref());
+        let (from, to) = (text(host)?, text(&clone.folder)?);
+        let options = ["--quiet", "--no-hardlinks", "--no-local", "--no-checkout", "--template="];
+        let clone_it: Vec<&str> =
+            ["clone"].into_iter().chain(options).chain(["--", from, to]).collect();
+        git(&clone_it, scratch)?;
+        git(&["checkout", "--quiet", "-b", branch, commit, "--"], &clone.folder)?;
+        Ok(clone)
+    }
+}
+
+impl Drop for Clone {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed before the next clone.
+        if let Ok(name) = own("clone") {
+            let _ = self.scratch.remove_tree(&name);
+        }
+    }
+}
+
+/// Runs git with nothing of the user's or the folder's configuration that could run a program.
+fn git(arguments: &[&str], at: &Path, path: Option<&OsString>) -> Result<(), WorkspaceError> {
+    let command = arguments.first().copied().unwrap_or_default().to_owned();
+    let failed = |why: String| WorkspaceError::Git { command: command.clone(), why };
+    let mut git = Command::new("git");
+    git.env_clear();
+    if let Some(path) = path {
+        git.env("PATH", path);
+    }
+    git.env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("LC_ALL", "C")
+        .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
+        .args(["-c", "protocol.file.allow=always"])
+        .args(arguments)
+        .current_dir(at)
+        .stdin(Stdio::null());
+    let output = git.output().map_err(|e| failed(e.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    Err(failed(last.chars().take(300).collect()))
+}
+
+fn text(path: &Path) -> Result<&str, WorkspaceError> {
+    path.to_str().ok_or(WorkspaceError::Internal("a path that is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::tree;
+
+    fn image(mode: WorkspaceMode) -> AssembleImage {
+        AssembleImage {
+            tag: "t".into(),
+            base: "b".into(),
+            mode,
+            digest: None,
+            commit: None,
+            branch: None,
+            hide: BTreeSet::from([".env*".to_owned()]),
+            inside: AbsPath::new("/workspace").expect("valid"),
+            owner: User { uid: 1000, gid: 1000 },
+            labels: BTreeMap::new(),
+        }
+    }
+
+    fn names(tar: &[u8]) -> Vec<String> {
+        let mut archive = tar::Archive::new(tar);
+        let entries = archive.entries().expect("an archive");
+        entries.map(|e| e.expect("whole").path().expect("a path").display().to_string()).collect()
+    }
+
+    fn sh(script: &str, at: &Path) -> String {
+        let output = Command::new("sh").args(["-ec", script]).current_dir(at).output();
+        let output = output.expect("runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    #[test]
+    fn a_copy_is_what_was_planned_or_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("a"), "x").expect("written");
+        std::fs::write(folder.path().join(".env"), "x").expect("written");
+        let mut image = image(WorkspaceMode::Copy);
+        let hide = Hide::new(&image.hide).expect("globs");
+        image.digest = Some(tree::digest(folder.path(), &hide).expect("readable").digest);
+        let tar = layer(&image, folder.path(), Path::new("/unused"), None).expect("packed");
+        assert_eq!(names(&tar), ["workspace/", "workspace/a"]);
+        std::fs::write(folder.path().join("a"), "y").expect("written");
+        let error = layer(&image, folder.path(), Path::new("/unused"), None).expect_err("changed");
+        assert!(matches!(error, WorkspaceError::Changed { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_clone_runs_nothing_of_the_repository() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (repository, scratch) = (folder.path().join("repo"), folder.path().join("scratch"));
+        std::fs::create_dir(&repository).expect("made");
+        let script = "git init -q -b main . && git config user.name n && git config user.email e@x
+            echo one > a && git add a && git commit -qm one && git rev-parse HEAD";
+        let commit = sh(script, &repository);
+        let trap = format!("#!/bin/sh\ntouch {}/ran\n", folder.path().display());
+        for hook in ["post-checkout", "post-index-change", "fsmonitor"] {
+            let path = repository.join(".git/hooks").join(hook);
+            std::fs::create_dir_all(repository.join(".git/hooks")).expect("made");
+            std::fs::write(&path, &trap).expect("written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
+        }
+        sh("git config core.fsmonitor .git/hooks/fsmonitor; echo two > a", &repository);
+        sh("rm -f ../ran", &repository);
+        let mut image = image(WorkspaceMode::Clone);
+        image.commit = Some(commit.clone());
+        image.branch = Some("agent/dev".into());
+        let path = std::env::var_os("PATH");
+        let tar = layer(&image, &repository, &scratch, path).expect("cloned");
+        assert!(!folder.path().join("ran").exists(), "a hook of the repository ran");
+        assert!(!scratch.join("clone").exists());
+        tar::Archive::new(&tar[..]).unpack(folder.path().join("out")).expect("unpacks");
+        let out = folder.path().join("out/workspace");
+        assert_eq!(std::fs::read_to_string(out.join("a")).expect("there"), "one\n");
+        let git = "git -c safe.directory='*'";
+        assert_eq!(sh(&format!("{git} rev-parse HEAD"), &out), commit);
+        assert_eq!(sh(&format!("{git} branch --show-current"), &out), "agent/dev");
+    }
+
+    #[test]
+    fn a_context_has_the_plans_dockerfile() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("ctx")).expect("made");
+        std::fs::write(folder.path().join("ctx/Dockerfile"), "FROM theirs").expect("written");
+        let context = tree::digest(&folder.path().join("ctx"), &Hide::nothing()).expect("readable");
+        let roots = Roots {
+            root: folder.path().to_owned(),
+            home: folder.path().to_owned(),
+            skills: folder.path().to_owned(),
+            manifest: folder.path().to_owned(),
+        };
+        let image = BuildImage {
+            tag: "t".into(),
+            dockerfile: "FROM ours".into(),
+            context: Some(bottle_planner::plan::ContextRef {
+                path: bottle_planner::words::RelPath::new("ctx").expect("valid"),
+                digest: context.digest,
+            }),
+            network: bottle_planner::policy::BuildNetwork::None,
+            labels: BTreeMap::new(),
+        };
+        let tar = build_context(&roots, &image).expect("packed");
+        tar::Archive::new(&tar[..]).unpack(folder.path().join("out")).expect("unpacks");
+        let text = std::fs::read_to_string(folder.path().join("out/Dockerfile")).expect("there");
+        assert_eq!(text, "FROM ours");
+    }
+}

@@ -4,7 +4,6 @@
 //! path of this machine. Everything made here is named `h2-…` and removed again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -624,8 +623,8 @@ async fn volumes(world: &World) -> BTreeSet<String> {
     seen.into_keys().filter(|n| n.starts_with(&mine) || anonymous(n)).collect()
 }
 
-fn docker() -> impl Future<Output = Docker> {
-    async { Docker::connect(None).await.expect("a daemon at the default socket") }
+async fn docker() -> Docker {
+    Docker::connect(None).await.expect("a daemon at the default socket")
 }
 
 fn raw() -> bollard::Docker {

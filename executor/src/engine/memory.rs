@@ -975,3 +975,65 @@ fn not_found(kind: &str, name: &str) -> EngineError {
 fn refused(action: &str, message: &str) -> EngineError {
     EngineError::Refused { action: action.to_owned(), message: message.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn network(n: u8) -> NetworkSpec {
+        NetworkSpec {
+            name: format!("net{n}"),
+            subnet: format!("10.0.{n}.0/28").parse().expect("a subnet"),
+            internal: true,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    async fn create(engine: &MemoryEngine, n: u8) -> Result<String, EngineError> {
+        engine.create_network(&network(n), &BTreeMap::new()).await
+    }
+
+    #[tokio::test]
+    async fn a_fault_comes_at_its_call_and_once() {
+        let engine = MemoryEngine::new();
+        engine.fail_at(2, FaultKind::Refused);
+        create(&engine, 1).await.expect("the first call");
+        let refused = create(&engine, 2).await.expect_err("the second");
+        assert!(matches!(refused, EngineError::Refused { .. }), "{refused:?}");
+        create(&engine, 2).await.expect("the third");
+        engine.lose_at(1);
+        let lost = create(&engine, 3).await.expect_err("no answer");
+        assert!(matches!(lost, EngineError::Unreachable { .. }), "{lost:?}");
+        assert!(engine.snapshot().networks.contains_key("net3"), "it took effect all the same");
+        let methods: Vec<&str> = engine.calls().iter().map(|c| c.method).collect();
+        assert_eq!(methods, ["create_network"; 4]);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_hangs_is_dropped_before_or_after_it_took_effect() {
+        for (taken, there) in [(Taken::No, false), (Taken::Yes, true)] {
+            let engine = MemoryEngine::new();
+            engine.hang_at(1, taken);
+            assert!(create(&engine, 1).now_or_never().is_none(), "it never answers");
+            assert_eq!(engine.snapshot().networks.contains_key("net1"), there);
+            create(&engine, 2).await.expect("the engine itself goes on");
+        }
+    }
+
+    #[tokio::test]
+    async fn two_worlds_are_equal_whatever_their_ids() {
+        let (one, two) = (MemoryEngine::new(), MemoryEngine::new());
+        create(&one, 1).await.expect("created");
+        create(&one, 2).await.expect("created");
+        create(&two, 2).await.expect("created");
+        assert_ne!(one.snapshot(), two.snapshot());
+        create(&two, 1).await.expect("created");
+        assert_eq!(one.snapshot(), two.snapshot());
+        let (a, b) = (one.network("net1").await.expect("asked"), two.network("net1").await);
+        assert_ne!(a.expect("there").id, b.expect("asked").expect("there").id);
+        two.break_network("net1", |n| n.labels.insert("x".to_owned(), "y".to_owned()));
+        assert_ne!(one.snapshot(), two.snapshot());
+    }
+}

@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod lock;
 pub mod ops;
 pub mod pack;
+pub mod probe;
 pub mod receipt;
 pub mod requires;
 pub mod rollback;

@@ -212,6 +212,17 @@ async fn one<E: Engine>(
                 }
             }
         }
+        Requirement::UpstreamProxy { proxy, no_proxy } => {
+            let own = &world.config.network;
+            if own.proxy != *proxy || (proxy.is_some() && own.no_proxy != *no_proxy) {
+                let words = |proxy: &Option<String>| proxy.clone().unwrap_or("none".to_owned());
+                return Err(unmet(
+                    format!("upstream proxy {} in the host config", words(proxy)),
+                    words(&own.proxy),
+                    "plan again with this host's config",
+                ));
+            }
+        }
         Requirement::Owner { owner: expected } => {
             if expected != owner {
                 let hint = "apply as the user, and with the state root, that it was planned for";

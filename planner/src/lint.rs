@@ -537,6 +537,7 @@ impl Lint<'_> {
             expected.extend(launch_requirements(&self.plan.grants));
             expected.push(Requirement::SidecarProtocol { version: PROTOCOL });
             expected.push(Requirement::Tool { digest: self.plan.session.tool.clone() });
+            expected.push(crate::resolve::upstream_proxy(&self.plan.session));
             if let Some(name) = &self.plan.session.runtime {
                 expected.push(Requirement::Runtime { name: name.clone() });
             }

@@ -234,6 +234,13 @@ pub enum Requirement {
         /// Digest of the binary.
         digest: Digest,
     },
+    /// The host config names this corporate proxy: a plan from elsewhere cannot bring its own.
+    UpstreamProxy {
+        /// `http://host:port`; `None` is no proxy at all.
+        proxy: Option<String>,
+        /// Who is reached without it.
+        no_proxy: Vec<String>,
+    },
     /// The applying user and state root.
     Owner {
         /// `uid-digest`.

@@ -287,6 +287,7 @@ impl<'a> Ground<'a> {
     fn require(&mut self, grants: &Grants, session: &Session) {
         self.requires.insert(Requirement::Owner { owner: session.owner.clone() });
         self.requires.insert(Requirement::Tool { digest: session.tool.clone() });
+        self.requires.insert(upstream_proxy(session));
         if let Some(name) = &session.runtime {
             self.requires.insert(Requirement::Runtime { name: name.clone() });
         }
@@ -327,6 +328,15 @@ impl<'a> Ground<'a> {
             });
         }
     }
+}
+
+/// The requirement that the applying host's own config names the session's proxy.
+pub(crate) fn upstream_proxy(session: &Session) -> Requirement {
+    let (proxy, no_proxy) = match &session.upstream_proxy {
+        Some((proxy, no_proxy)) => (Some(proxy.clone()), no_proxy.clone()),
+        None => (None, Vec::new()),
+    };
+    Requirement::UpstreamProxy { proxy, no_proxy }
 }
 
 /// Counts effects.

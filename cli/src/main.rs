@@ -1,3 +1,67 @@
-//! The `bottle` command line.
+//! The `bottle` command line: flags in, one command run, an exit code out.
 
-fn main() {}
+mod args;
+mod ask;
+mod carry_out;
+mod commands;
+mod context;
+mod env;
+mod exit;
+mod failure;
+mod live;
+mod output;
+mod own_binary;
+mod plan_file;
+mod request;
+mod save;
+mod sessions;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::args::Cli;
+use crate::context::Context;
+use crate::env::Env;
+use crate::exit::Exit;
+use crate::output::Printer;
+
+fn main() -> ExitCode {
+    output::report_panics();
+    let env = Env::of_process();
+    let mut printer = Printer::of_process(env);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &mut printer).into(),
+    };
+    commands::run(cli.command, &mut Context { env, printer })
+}
+
+/// Prints help and versions as data, and a wrong command line as talk.
+fn usage(error: &clap::Error, printer: &mut Printer) -> Exit {
+    let text = error.render();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let text = if printer.has_coloured_data() {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            };
+            match printer.data(&text) {
+                Ok(()) => Exit::Ok,
+                Err(failure) => failure.exit,
+            }
+        }
+        _ => {
+            let text = if printer.has_coloured_talk() {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            };
+            printer.say(text.trim_end());
+            Exit::Usage
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! `bottle apply`: a plan, checked, approved and carried out.
+
+use std::path::{Path, PathBuf};
+
+use bottle_executor::apply::Confirmed;
+use bottle_planner::diff::{Verdict, diff_grants};
+use bottle_planner::escape::visible;
+use bottle_planner::lint::lint;
+use bottle_planner::plan::{Effect, Plan};
+use bottle_planner::show;
+use bottle_planner::words::{AbsPath, Digest};
+use clap::Args;
+
+use super::lint as lint_command;
+use super::lock;
+use crate::args::ManifestArgs;
+use crate::ask;
+use crate::carry_out::{self, Job, SecretFd};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{Colour, Printer};
+use crate::plan_file::PlanText;
+use crate::request::host_folder;
+use crate::sessions::Sessions;
+
+/// Carries out a plan: exactly that plan and nothing else.
+///
+/// The file is read once. Its digest, version, fields and every lint rule are checked before
+/// anything is touched; on a terminal you are then shown what the agent may do and asked. Without
+/// a terminal the plan must be approved by --expect, --require-lock or --yes. Applying a plan
+/// again carries on where it was cut short, or verifies that all still holds.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bottle apply plan.json\n  \
+    bottle apply plan.json --expect sha256:5c3f… --json\n  \
+    bottle plan dev | bottle apply - --require-lock bottle.lock\n  \
+    bottle apply plan.json --secret NPM_TOKEN=fd:3 3<token\n  \
+    bottle apply plan.json --rollback               undo what this plan made")]
+pub struct Apply {
+    /// A plan file, or `-` for standard input
+    plan: String,
+    /// Approve the plan of this digest, and no other
+    #[arg(long, value_name = "DIGEST", help_heading = "Approval")]
+    expect: Option<Digest>,
+    /// Approve only what this lock file has (see `bottle lock`)
+    #[arg(long, value_name = "FILE", help_heading = "Approval")]
+    require_lock: Option<PathBuf>,
+    /// Approve, also what may lose work
+    #[arg(short, long, help_heading = "Approval")]
+    yes: bool,
+    /// The folder that may be brought in when --require-lock alone approves (default: the current)
+    #[arg(long, value_name = "DIR", help_heading = "Approval")]
+    cwd: Option<PathBuf>,
+    /// Undo what this plan made, in reverse order
+    #[arg(long, conflicts_with = "redeliver")]
+    rollback: bool,
+    /// Deliver secrets again that were delivered before
+    #[arg(long)]
+    redeliver: bool,
+    /// Events on standard output, one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// The value of a variable that would be asked for, from an open descriptor (repeatable)
+    #[arg(long, value_name = "NAME=fd:N")]
+    secret: Vec<String>,
+    /// What the plan was made from (`plan --dump-inputs`), kept with the session
+    #[arg(long, value_name = "FILE")]
+    inputs: Option<PathBuf>,
+    #[command(flatten)]
+    manifest: ManifestArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &Apply, context: &mut Context) -> Result<Exit, Failure> {
+    // Parsed here and not by clap, which would repeat what is wrong: it may be a value.
+    let secrets: Vec<SecretFd> = args
+        .secret
+        .iter()
+        .map(|text| text.parse().map_err(|e: String| Failure::usage(format!("--secret: {e}"))))
+        .collect::<Result<_, _>>()?;
+    let text = PlanText::read(&args.plan)?;
+    let plan = checked(&text, args.expect.as_ref())?;
+    let lock = args.require_lock.as_deref();
+    if let Some(file) = lock {
+        lock::require(file, &plan.grants)?;
+    }
+    let roots = context.roots(&args.manifest)?;
+    let inputs = args.inputs.as_deref().map(|file| inputs(file, &text.digest)).transpose()?;
+    let mut job = Job {
+        plan: &plan,
+        text: &text.text,
+        digest: &text.digest,
+        inputs: inputs.as_deref(),
+        roots: &roots,
+        workspace: None,
+        confirmed: None,
+        rollback: args.rollback,
+        redeliver: args.redeliver,
+        json: args.json,
+        secrets: &secrets,
+    };
+    carry_out::check(&job)?;
+    let consent = Consent {
+        expected: args.expect.is_some(),
+        locked: lock.is_some(),
+        yes: args.yes,
+        rollback: args.rollback,
+    };
+    let sessions = Sessions::of(&roots.root);
+    let (approval, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
+    let workspace = folder(approval, &plan, args.cwd.as_deref())?;
+    (job.workspace, job.confirmed) = (workspace.as_ref(), confirmed.as_ref());
+    carry_out::carry_out(&job, context)
+}
+
+/// A plan that may be carried out, if it is the expected one, of a version and with fields that
+/// this build knows, and clean.
+pub fn checked(text: &PlanText, expect: Option<&Digest>) -> Result<Plan, Failure> {
+    if let Some(expected) = expect
+        && *expected != text.digest
+    {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("expected plan {expected}, found {}", text.digest),
+        )
+        .hint("this is not the plan that was approved; compare the two with `bottle diff`"));
+    }
+    let plan = text.strict()?;
+    let findings = lint(&plan);
+    if findings.is_empty() {
+        return Ok(plan);
+    }
+    let mut failure = Failure::new(Exit::Refused, format!("{} breaks lint rules", text.from));
+    for finding in findings.iter().take(20) {
+        let line = lint_command::line(finding);
+        failure.problems.extend(Failure::new(Exit::Refused, line).problems);
+    }
+    Err(failure.hint("`bottle lint` lists all of them; a plan is made by `bottle plan` alone"))
+}
+
+/// Who approved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Approval {
+    /// A person, or a flag that names or means this very plan: its folder is confirmed with it.
+    Plan,
+    /// A lock file: what is granted, and not which folder of this host it is granted for.
+    Grants,
+}
+
+/// What the flags say about approval.
+#[derive(Debug, Clone, Copy)]
+pub struct Consent {
+    /// `--expect` named this plan.
+    pub expected: bool,
+    /// A lock file has these grants.
+    pub locked: bool,
+    /// `--yes`.
+    pub yes: bool,
+    /// Whether the plan is to be undone.
+    pub rollback: bool,
+}
+
+impl Consent {
+    /// Decides, and asks where somebody can be asked.
+    pub fn of(
+        self,
+        plan: &Plan,
+        sessions: &Sessions,
+        printer: &mut Printer,
+    ) -> Result<(Approval, Option<Confirmed>), Failure> {
+        let lost = lost_work(plan, self.rollback);
+        let told = |how: &str| (!lost.is_empty()).then(|| Confirmed::destructive(how));
+        if self.yes {
+            return Ok((Approval::Plan, told("--yes")));
+        }
+        let idle = !self.rollback && plan.actions.iter().all(|a| a.effect == Effect::None);
+        let approval = if self.expected || idle {
+            Some(Approval::Plan)
+        } else if self.locked {
+            Some(Approval::Grants)
+        } else {
+            None
+        };
+        if printer.is_interactive() && (!self.expected || !lost.is_empty()) && !idle {
+            summarize(plan, sessions, &lost, self.rollback, printer);
+            let question = match (self.rollback, lost.is_empty()) {
+                (true, _) => "Undo this plan?",
+                (false, true) => "Carry out this plan?",
+                (false, false) => "Carry out this plan, and lose that work for good?",
+            };
+            if !ask::confirm(printer, question)? {
+                return Err(Failure::new(Exit::Refused, "not approved; nothing was touched"));
+            }
+            return Ok((Approval::Plan, told("asked on a terminal")));
+        }
+        match approval {
+            Some(approval) if lost.is_empty() => Ok((approval, None)),
+            Some(_) => Err(Failure::new(
+                Exit::Refused,
+                format!("the plan may lose work: {}", lost.join(", ")),
+            )
+            .hint("say --yes if that is meant")),
+            None => {
+                Err(Failure::new(Exit::Refused, "nobody approved the plan and nobody can be asked")
+                    .hint("approve it with --expect DIGEST, --require-lock FILE or --yes"))
+            }
+        }
+    }
+}
+
+/// The actions that may lose work.
+fn lost_work(plan: &Plan, rollback: bool) -> Vec<String> {
+    if rollback {
+        // Whatever was made may have been worked on since.
+        return vec!["what the session made since".to_owned()];
+    }
+    let losing = plan.actions.iter().filter(|a| a.destructive && a.effect != Effect::None);
+    losing.map(|action| visible(&action.id.0)).collect()
+}
+
+/// What a person is shown before the question: what is newly allowed, what is done, what is lost.
+fn summarize(
+    plan: &Plan,
+    sessions: &Sessions,
+    lost: &[String],
+    rollback: bool,
+    printer: &mut Printer,
+) {
+    let applied = sessions.plan_text(&plan.identity).ok().flatten();
+    let before = applied.and_then(|text| PlanText::stored(text).ok()?.lenient().ok());
+    printer.say(&format!("Session {}", plan.identity));
+    match &before {
+        Some(before) => {
+            let diff = diff_grants(Some(&before.grants), &plan.grants);
+            if diff.verdict == Verdict::Same {
+                printer.say("The agent may do what it may do already.");
+            } else {
+                printer.say(show::grants_diff(&diff).trim_end());
+            }
+        }
+        None => printer.say(show::granted(plan).trim_end()),
+    }
+    if let Some(place) = &plan.session.workspace {
+        let folder = visible(place.host.as_str());
+        printer.say(&format!("It works on {folder} ({}).", place.mode.as_str()));
+    }
+    if !rollback {
+        for action in plan.actions.iter().filter(|a| a.effect != Effect::None) {
+            printer.say(&format!("  {} {}", show::sign(action), show::action_line(action)));
+        }
+    }
+    for notice in &plan.notices {
+        printer.say(&format!("  ! {}", visible(&notice.message)));
+    }
+    printer.say(&show::summary_line(plan));
+    if !lost.is_empty() {
+        let head = printer.paint(Colour::Red, "This may lose work for good:");
+        printer.say(&format!("{head} {}", lost.join(", ")));
+    }
+}
+
+/// The host folder that may be brought in.
+fn folder(
+    approval: Approval,
+    plan: &Plan,
+    named: Option<&Path>,
+) -> Result<Option<AbsPath>, Failure> {
+    let Some(place) = &plan.session.workspace else { return Ok(None) };
+    match (approval, named) {
+        (Approval::Plan, None) => Ok(Some(place.host.clone())),
+        (_, named) => {
+            let folder = host_folder(named.unwrap_or(Path::new(".")))?;
+            if folder == place.host {
+                return Ok(Some(folder));
+            }
+            Err(Failure::new(
+                Exit::Refused,
+                format!("the plan brings in {}, expected {folder}", place.host),
+            )
+            .hint("a lock file does not say which folder; name it with --cwd DIR"))
+        }
+    }
+}
+
+/// What the plan was made from, if it makes this very plan again.
+fn inputs(file: &Path, digest: &Digest) -> Result<String, Failure> {
+    let inputs: bottle_planner::resolve::Inputs = crate::world::stored(file, "inputs of a plan")?;
+    let made = bottle_planner::resolve::plan(&inputs.manifest, &inputs.spec, &inputs.snapshot)
+        .map_err(Failure::from_plan)?;
+    let found = bottle_planner::document::digest(&made)
+        .map_err(|e| Failure::error("cannot digest the plan").because(&e))?;
+    if found != *digest {
+        return Err(Failure::error(format!(
+            "{} makes plan {found}, expected {digest}",
+            file.display()
+        )));
+    }
+    super::pretty(&inputs)
+}

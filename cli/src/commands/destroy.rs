@@ -1,0 +1,69 @@
+//! `bottle destroy`: the end of a session, as a plan like any other.
+
+use bottle_planner::resolve::plan_destroy;
+use clap::Args;
+
+use super::apply::{Consent, checked};
+use crate::args::ManifestArgs;
+use crate::carry_out::{self, Job};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::plan_file::PlanText;
+use crate::sessions::Sessions;
+use crate::world;
+
+/// Takes a session down: its containers, networks and volumes go, its record moves to history.
+///
+/// What is on its volumes is lost unless it was pulled or pushed, so you are asked.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bottle destroy dev-ab12c\n  bottle destroy @last --yes\n  \
+    bottle destroy dev --plan-only > end.json       any unique beginning of the name will do")]
+pub struct Destroy {
+    /// The session: its ID, a unique beginning of it, or `@last`
+    id: String,
+    /// Do it without asking
+    #[arg(short, long)]
+    yes: bool,
+    /// Print the plan as JSON and stop
+    #[arg(long, conflicts_with_all = ["yes", "json"])]
+    plan_only: bool,
+    /// Events on standard output, one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Destroy, context: &mut Context) -> Result<Exit, Failure> {
+    let manifest = ManifestArgs::default();
+    let roots = context.roots(&manifest)?;
+    let sessions = Sessions::of(&roots.root);
+    let identity = sessions.find(&args.id)?;
+    let snapshot = world::of_session(context, &manifest, &identity)?;
+    let plan = plan_destroy(&identity, &snapshot).map_err(Failure::from_plan)?;
+    let text = super::pretty(&plan)?;
+    if args.plan_only {
+        context.printer.data(&text)?;
+        return Ok(Exit::Ok);
+    }
+    let text = PlanText::stored(text)?;
+    let plan = checked(&text, None)?;
+    let mut job = Job {
+        plan: &plan,
+        text: &text.text,
+        digest: &text.digest,
+        inputs: None,
+        roots: &roots,
+        workspace: None,
+        confirmed: None,
+        rollback: false,
+        redeliver: false,
+        json: args.json,
+        secrets: &[],
+    };
+    carry_out::check(&job)?;
+    let consent = Consent { expected: false, locked: false, yes: args.yes, rollback: false };
+    let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
+    job.confirmed = confirmed.as_ref();
+    carry_out::carry_out(&job, context)
+}

@@ -1,0 +1,56 @@
+//! The commands, one file each.
+
+pub mod apply;
+pub mod completions;
+pub mod destroy;
+pub mod diff;
+pub mod digest;
+pub mod doctor;
+pub mod init;
+pub mod lint;
+pub mod lock;
+pub mod plan;
+pub mod presets;
+pub mod probe;
+pub mod schema;
+pub mod show;
+pub mod sidecar;
+
+use std::process::ExitCode;
+
+use crate::args::Command;
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Runs one command.
+pub fn run(command: Command, context: &mut Context) -> ExitCode {
+    let done = match command {
+        // A role in a container has exit codes of its own, and streams that are its log.
+        Command::Sidecar(args) => return sidecar::run(&args),
+        Command::Init(args) => init::run(&args, context),
+        Command::Doctor(args) => doctor::run(&args, context),
+        Command::Plan(args) => plan::run(&args, context),
+        Command::Show(args) => show::run(&args, context),
+        Command::Diff(args) => diff::run(&args, context),
+        Command::Lint(args) => lint::run(&args, context),
+        Command::Digest(args) => digest::run(&args, context),
+        Command::Apply(args) => apply::run(&args, context),
+        Command::Destroy(args) => destroy::run(&args, context),
+        Command::Lock(args) => lock::run(&args, context),
+        Command::Probe(args) => probe::run(&args, context),
+        Command::Presets(args) => presets::run(&args, context),
+        Command::Schema(args) => schema::run(&args, context),
+        Command::Completions(args) => completions::run(&args, context),
+    };
+    let exit = done.unwrap_or_else(|failure| {
+        context.printer.failure(&failure);
+        failure.exit
+    });
+    exit.into()
+}
+
+/// A document's text as it is printed and saved.
+fn pretty<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+    bottle_planner::document::pretty(value)
+        .map_err(|e| Failure::error("cannot write the document").because(&e))
+}

@@ -126,19 +126,22 @@ pub fn diff_grants(before: Option<&Grants>, after: &Grants) -> GrantsDiff {
 
 fn added(diff: &mut GrantsDiff, before: Option<&Grants>, after: &Grants, key: &str, fact: &Fact) {
     match fact.weight {
+        // The strictest level of something new is no more than the new thing itself.
+        Weight::Level(0) => {}
         Weight::Restriction => diff.narrowed.push(format!("will now {}", fact.text)),
         _ if before.is_some_and(|b| is_covered(key, after, b)) => {
-            diff.narrowed.push(format!("now only allows to {}", fact.text));
+            diff.narrowed.push(format!("now only allows: {}", fact.text));
         }
-        _ => diff.widened.push(format!("newly allows to {}", fact.text)),
+        _ => diff.widened.push(format!("newly allows: {}", fact.text)),
     }
 }
 
 fn removed(diff: &mut GrantsDiff, before: Option<&Grants>, after: &Grants, key: &str, fact: &Fact) {
     match fact.weight {
+        Weight::Level(_) => {}
         Weight::Restriction => diff.widened.push(format!("will no longer {}", fact.text)),
         _ if before.is_some_and(|b| is_covered(key, b, after)) => {}
-        _ => diff.narrowed.push(format!("no longer allows to {}", fact.text)),
+        _ => diff.narrowed.push(format!("no longer allows: {}", fact.text)),
     }
 }
 
@@ -146,10 +149,10 @@ fn altered(diff: &mut GrantsDiff, was: &Fact, now: &Fact) {
     let text = format!("{} (was: {})", now.text, was.text);
     match (was.weight, now.weight) {
         (Weight::Level(a), Weight::Level(b)) if b > a => {
-            diff.widened.push(format!("newly allows to {text}"));
+            diff.widened.push(format!("newly allows: {text}"));
         }
         (Weight::Level(a), Weight::Level(b)) if b < a => {
-            diff.narrowed.push(format!("now only allows to {text}"));
+            diff.narrowed.push(format!("now only allows: {text}"));
         }
         _ => diff.changed.push(format!("will now {text}")),
     }
@@ -181,6 +184,10 @@ fn is_covered(key: &str, of: &Grants, by: &Grants) -> bool {
             .all(|rule| by.allow.iter().any(|wide| covers(wide, rule)))
 }
 
+fn is_calm(action: &Action) -> bool {
+    action.effect == Effect::None
+}
+
 fn diff_actions(before: &[Action], after: &[Action]) -> Vec<String> {
     let by_id = |actions: &[Action]| -> BTreeMap<String, (Action, String)> {
         actions
@@ -194,7 +201,8 @@ fn diff_actions(before: &[Action], after: &[Action]) -> Vec<String> {
         match old.get(id) {
             None if action.effect == Effect::None => {}
             None => lines.push(format!("+ {line}")),
-            Some((was, _)) if was == action => {}
+            // What was made before and is found well now is no difference; another payload is.
+            Some((was, _)) if was == action || was.op == action.op && is_calm(action) => {}
             Some(_) => lines.push(format!("~ {line}")),
         }
     }

@@ -5,6 +5,7 @@
 mod compose;
 mod markdown;
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -128,15 +129,27 @@ pub fn human(plan: &Plan) -> String {
 #[must_use]
 pub fn granted(plan: &Plan) -> String {
     let facts = facts(&plan.grants);
-    let (less, more): (Vec<_>, Vec<_>) =
-        facts.values().partition(|fact| fact.weight == Weight::Restriction);
+    let (less, more): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        facts.iter().partition(|(_, fact)| fact.weight == Weight::Restriction);
     let mut text = String::from("The agent may:\n");
-    for fact in more {
+    let strictest = "the strictest leak scan, with egress looking inside TLS";
+    let mut strict = 0;
+    for (key, fact) in more {
+        // A route at its strictest setting needs no line for each: one says it of all.
+        if key.starts_with("route/") && fact.weight == Weight::Level(0) {
+            strict += 1;
+            continue;
+        }
         text.push_str(&format!("  {}\n", visible(&fact.text)));
+    }
+    if strict > 0 {
+        text.push_str(&format!(
+            "  (routes have {strictest}, unless a line above says otherwise)\n"
+        ));
     }
     if !less.is_empty() {
         text.push_str("It will:\n");
-        for fact in less {
+        for fact in less.into_values() {
             text.push_str(&format!("  {}\n", visible(&fact.text)));
         }
     }

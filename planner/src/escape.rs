@@ -19,25 +19,29 @@ pub fn visible(text: &str) -> String {
     out
 }
 
-/// [`visible`], and with Markdown's own characters made plain.
+/// [`visible`], and with everything plain that Markdown (GitHub's) would act upon: emphasis, code,
+/// links and what becomes one by itself, mentions, references, HTML.
 #[must_use]
 pub fn markdown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in visible(text).chars() {
+    let visible = visible(text);
+    let mut rest = visible.as_str();
+    while let Some(c) = rest.chars().next() {
+        let begins_link = rest.starts_with("://") || rest.starts_with("www.");
         match c {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '&' => out.push_str("&amp;"),
-            // `@` would notify somebody, `#` would link, `://` would become a link by itself.
             '@' => out.push_str("&#64;"),
             '#' => out.push_str("&#35;"),
-            ':' => out.push_str("&#58;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '(' | ')' | '!' | '|' | '~' => {
+            ':' | 'w' if begins_link => out.push_str(&format!("&#{};", u32::from(c))),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '!' | '|' | '~' => {
                 out.push('\\');
                 out.push(c);
             }
             _ => out.push(c),
         }
+        rest = &rest[c.len_utf8()..];
     }
     out
 }
@@ -73,5 +77,6 @@ mod tests {
     fn markdown_stays_text() {
         assert_eq!(markdown("*a* `b` <img>"), "\\*a\\* \\`b\\` &lt;img&gt;");
         assert_eq!(markdown("@all #1 https://x"), "&#64;all &#35;1 https&#58;//x");
+        assert_eq!(markdown("[a](b) www.x"), "\\[a\\](b) &#119;ww.x");
     }
 }

@@ -31,8 +31,11 @@ use crate::spec::{SessionRequest, Spec};
 use crate::words::{Identity, slugify};
 
 pub use destroy::plan_destroy;
-pub(crate) use place::{derived_tag, image_name};
-pub use place::{agent_container_name, owner_label, sidecar_container_name};
+pub(crate) use grant::is_container_folder;
+pub(crate) use place::{
+    PREFIX, WORKSPACE, derived_tag, image_name, is_wanted, role_addresses,
+};
+pub use place::{RUNSC, agent_container_name, owner_label, pool, sidecar_container_name};
 
 /// Everything the planner is given, as one document: a bug report that replays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -71,6 +74,7 @@ struct Ground<'a> {
     manifest: &'a Manifest,
     spec: &'a Spec,
     snapshot: &'a Snapshot,
+    owner: String,
     errors: Vec<PlanError>,
     notices: BTreeSet<Notice>,
     requires: BTreeSet<Requirement>,
@@ -82,6 +86,7 @@ impl<'a> Ground<'a> {
             manifest,
             spec,
             snapshot,
+            owner: owner_label(&snapshot.host),
             errors: Vec::new(),
             notices: BTreeSet::new(),
             requires: BTreeSet::new(),

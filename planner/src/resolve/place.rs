@@ -14,19 +14,21 @@ use crate::plan::{
     LABEL_IDENTITY, LABEL_OWNER, LABEL_ROLE, NetworkPlace, Place, Requirement, Session, User,
     WorkspacePlace,
 };
-use crate::policy::{Isolation, WorkspaceMode};
+use crate::policy::{HostConfig, Isolation, WorkspaceMode};
 use crate::snapshot::{Container, Host};
 use crate::spec::Refresh;
 use crate::words::{AbsPath, Digest, Identity, Role, Subnet};
 
 /// Bits of a session network: 14 usable addresses.
-const PREFIX: u8 = 28;
+pub(crate) const PREFIX: u8 = 28;
 /// The pool when the host config names none.
 const DEFAULT_POOL: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 201, 0, 0), 16);
 /// How many agent container names are tried.
 const MOST_NAMES: u32 = 100;
 /// The runtime that `gvisor` means.
-const RUNSC: &str = "runsc";
+pub const RUNSC: &str = "runsc";
+/// Where a copied or cloned workspace is inside the agent's container.
+pub(crate) const WORKSPACE: &str = "/workspace";
 
 /// The label that says whose an object is: the user and the state root.
 #[must_use]
@@ -46,9 +48,15 @@ pub fn sidecar_container_name(identity: &Identity, role: Role) -> String {
     format!("bottle-{role}-{identity}")
 }
 
+/// Where the subnets of a host's sessions lie. Only the default could be no subnet, and it is one.
+#[must_use]
+pub fn pool(config: &HostConfig) -> Option<Subnet> {
+    config.pool.or_else(|| Subnet::new(DEFAULT_POOL.0, DEFAULT_POOL.1).ok())
+}
+
 impl Ground<'_> {
     pub(super) fn session(&mut self, identity: &Identity, grants: &Grants) -> Option<Session> {
-        let owner = owner_label(&self.snapshot.host);
+        let owner = self.owner.clone();
         let (agent_user, sidecar_user) = self.users();
         let net_name = format!("bottle-net-{identity}");
         let out_name = format!("bottle-out-{identity}");
@@ -95,7 +103,7 @@ impl Ground<'_> {
 
     /// Whether an object's labels say that it is this session's, of this user and state root.
     pub(super) fn is_ours(&self, identity: &Identity, labels: &BTreeMap<String, String>) -> bool {
-        labels.get(LABEL_OWNER) == Some(&owner_label(&self.snapshot.host))
+        labels.get(LABEL_OWNER) == Some(&self.owner)
             && labels.get(LABEL_IDENTITY).map(String::as_str) == Some(identity.as_str())
     }
 
@@ -155,8 +163,7 @@ impl Ground<'_> {
         {
             return Some((applied.session.net.subnet, applied.session.out.subnet));
         }
-        let default = Subnet::new(DEFAULT_POOL.0, DEFAULT_POOL.1).ok()?;
-        let pool = self.snapshot.config.pool.unwrap_or(default);
+        let pool = pool(&self.snapshot.config)?;
         let taken: BTreeSet<Subnet> = self
             .snapshot
             .networks
@@ -215,14 +222,8 @@ impl Ground<'_> {
         out: Subnet,
     ) -> Option<BTreeMap<Role, Place>> {
         let mut places = BTreeMap::new();
-        for (n, role) in (2u32..).zip(Role::ALL) {
-            let wanted = match role {
-                Role::Egress | Role::Agent => true,
-                Role::GitGate => !grants.git.is_empty(),
-                Role::Supervise => grants.supervise,
-                Role::Pipelock => grants.egress.pipelock.is_some(),
-            };
-            if !wanted {
+        for (role, net, out) in role_addresses(net, out) {
+            if !is_wanted(role, grants) {
                 continue;
             }
             let container = if role == Role::Agent {
@@ -230,15 +231,7 @@ impl Ground<'_> {
             } else {
                 self.sidecar_name(identity, role)
             };
-            let has_way_out = matches!(role, Role::Egress | Role::Pipelock);
-            places.insert(
-                role,
-                Place {
-                    container,
-                    net: net.nth(n)?,
-                    out: if has_way_out { Some(out.nth(n)?) } else { None },
-                },
-            );
+            places.insert(role, Place { container, net: net?, out });
         }
         Some(places)
     }
@@ -383,7 +376,7 @@ impl Ground<'_> {
         let inside = if mode == WorkspaceMode::Mount {
             request.path.clone()
         } else {
-            AbsPath::new("/workspace").ok()?
+            AbsPath::new(WORKSPACE).ok()?
         };
         Some(WorkspacePlace {
             mode,
@@ -477,6 +470,27 @@ impl Ground<'_> {
         }
         derived_tag(identity, grants, place, base, owner)
     }
+}
+
+/// Whether a session with these grants has a container of this role.
+pub(crate) fn is_wanted(role: Role, grants: &Grants) -> bool {
+    match role {
+        Role::Egress | Role::Agent => true,
+        Role::GitGate => !grants.git.is_empty(),
+        Role::Supervise => grants.supervise,
+        Role::Pipelock => grants.egress.pipelock.is_some(),
+    }
+}
+
+/// The address of each role on the internal network, and on the way out for those that have one.
+pub(crate) fn role_addresses(
+    net: Subnet,
+    out: Subnet,
+) -> impl Iterator<Item = (Role, Option<Ipv4Addr>, Option<Ipv4Addr>)> {
+    (2u32..).zip(Role::ALL).map(move |(n, role)| {
+        let has_way_out = matches!(role, Role::Egress | Role::Pipelock);
+        (role, net.nth(n), if has_way_out { out.nth(n) } else { None })
+    })
 }
 
 /// What a granted image is called on a host: its id, its pinned name, or a tag by content.

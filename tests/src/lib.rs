@@ -2,4 +2,5 @@
 
 pub mod fixture;
 pub mod generate;
+pub mod host;
 pub mod settle;

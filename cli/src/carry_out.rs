@@ -117,17 +117,20 @@ fn writable(root: &Path) -> Result<(), Failure> {
 /// Carries out the plan and tells how it goes.
 pub fn carry_out(job: &Job<'_>, context: &mut Context) -> Result<Exit, Failure> {
     let config = world::config(&mut context.printer, job.roots)?;
-    let own = own_binary::find(&job.roots.root)?;
-    let tool = ToolBinary { digest: own.digest, path: own.path };
     let owner = owner_label(&world::host(job.roots)?);
     let env = context.env;
     let address = env.engine()?;
     let runtime = world::runtime()?;
+    let engine = runtime
+        .block_on(Docker::connect(address.as_deref()))
+        .map_err(|error| world::engine_failure(&error))?;
+    let own = own_binary::find(&job.roots.root)?;
+    let tool = ToolBinary { digest: own.digest, path: own.path };
     let printer = RefCell::new(&mut context.printer);
     let cancel = Cancel::new();
     let begun = Notify::new();
     let mut prompter = Asker::new(&printer, job.secrets);
-    let mut live = Live::new(&printer, job.json);
+    let mut live = Live::new(&printer, job.json, job.rollback);
     let mut observer = |event: &Event| {
         if matches!(event, Event::PlanStart { .. }) {
             begun.notify_one();
@@ -135,9 +138,6 @@ pub fn carry_out(job: &Job<'_>, context: &mut Context) -> Result<Exit, Failure> 
         live.tell(event);
     };
     let result = runtime.block_on(async {
-        let engine = Docker::connect(address.as_deref())
-            .await
-            .map_err(|error| world::engine_failure(&error))?;
         let request = Request {
             plan: job.plan,
             digest: job.digest,

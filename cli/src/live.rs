@@ -18,17 +18,20 @@ const FRAME: Duration = Duration::from_millis(100);
 pub struct Live<'a, 'p> {
     printer: &'a RefCell<&'p mut Printer>,
     json: bool,
+    done: &'static str,
     list: Option<MultiProgress>,
     running: BTreeMap<String, (Instant, Option<ProgressBar>)>,
+    as_is: usize,
 }
 
 impl<'a, 'p> Live<'a, 'p> {
     /// For a terminal where there is one.
-    pub fn new(printer: &'a RefCell<&'p mut Printer>, json: bool) -> Self {
+    pub fn new(printer: &'a RefCell<&'p mut Printer>, json: bool, rollback: bool) -> Self {
         let watched = printer.borrow().is_interactive();
         let list = (watched && !json)
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
-        Self { printer, json, list, running: BTreeMap::new() }
+        let done = if rollback { "undone" } else { "done" };
+        Self { printer, json, done, list, running: BTreeMap::new(), as_is: 0 }
     }
 
     /// One piece of news.
@@ -43,7 +46,9 @@ impl<'a, 'p> Live<'a, 'p> {
             Event::PlanStart { .. } | Event::PlanDone { .. } => {}
             Event::ActionStart { id, .. } => self.start(&id.0),
             Event::ActionProgress { id, line, .. } => self.progress(&id.0, line),
-            Event::ActionDone { id, .. } => self.finish(Colour::Green, "done", &id.0, None),
+            Event::ActionDone { id, .. } => self.finish(Colour::Green, self.done, &id.0, None),
+            // A person is told of what happens; a log, of everything.
+            Event::ActionSkipped { .. } if self.list.is_some() => self.as_is += 1,
             Event::ActionSkipped { id, .. } => self.finish(Colour::Bold, "as is", &id.0, None),
             Event::ActionFailed { id, error, .. } => {
                 self.finish(Colour::Red, "FAILED", &id.0, Some(error));
@@ -53,6 +58,9 @@ impl<'a, 'p> Live<'a, 'p> {
 
     /// Clears what is left of the list.
     pub fn end(&mut self) {
+        if self.as_is > 0 {
+            self.say(&format!(" as is {} more", self.as_is));
+        }
         for (_, bar) in std::mem::take(&mut self.running).into_values() {
             if let Some(bar) = bar {
                 bar.finish_and_clear();
@@ -116,7 +124,7 @@ mod tests {
     fn a_line_for_each_action() {
         let (mut printer, sink) = printer(false);
         let printer = RefCell::new(&mut printer);
-        let mut live = Live::new(&printer, false);
+        let mut live = Live::new(&printer, false, false);
         let id = |text: &str| ActionId(text.into());
         live.tell(&Event::ActionStart { seq: 1, id: id("image:base"), effect: Effect::Create });
         live.tell(&Event::ActionProgress { seq: 2, id: id("image:base"), line: "a\u{1b}".into() });

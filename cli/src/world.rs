@@ -207,6 +207,12 @@ fn look(
     if let Some(error) = &report.engine_error {
         let failure = engine_failure(error);
         context.printer.warn(&failure.chain());
+        // The planner says how to start one; what else stands in the way only the edge knows.
+        if is_permission_denied(error)
+            && let Some(hint) = failure.problems.first().and_then(|problem| problem.hint.as_ref())
+        {
+            context.printer.say(&format!("hint: {hint}"));
+        }
     }
     Ok(report.snapshot)
 }

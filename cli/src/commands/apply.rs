@@ -6,7 +6,7 @@ use bottle_executor::apply::Confirmed;
 use bottle_planner::diff::{Verdict, diff_grants};
 use bottle_planner::escape::visible;
 use bottle_planner::lint::lint;
-use bottle_planner::plan::{Effect, Plan};
+use bottle_planner::plan::{Effect, Intent, Plan};
 use bottle_planner::show;
 use bottle_planner::words::{AbsPath, Digest};
 use clap::Args;
@@ -105,6 +105,7 @@ pub fn run(args: &Apply, context: &mut Context) -> Result<Exit, Failure> {
         locked: lock.is_some(),
         yes: args.yes,
         rollback: args.rollback,
+        redeliver: args.redeliver,
     };
     let sessions = Sessions::of(&roots.root);
     let (approval, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
@@ -158,6 +159,8 @@ pub struct Consent {
     pub yes: bool,
     /// Whether the plan is to be undone.
     pub rollback: bool,
+    /// Whether secrets are delivered although nothing else is to do.
+    pub redeliver: bool,
 }
 
 impl Consent {
@@ -173,7 +176,10 @@ impl Consent {
         if self.yes {
             return Ok((Approval::Plan, told("--yes")));
         }
-        let idle = !self.rollback && plan.actions.iter().all(|a| a.effect == Effect::None);
+        // A plan that has nothing to do is only verified: there is nothing to approve.
+        let idle = !self.rollback
+            && !self.redeliver
+            && plan.actions.iter().all(|a| a.effect == Effect::None);
         let approval = if self.expected || idle {
             Some(Approval::Plan)
         } else if self.locked {
@@ -202,7 +208,12 @@ impl Consent {
             .hint("say --yes if that is meant")),
             None => {
                 Err(Failure::new(Exit::Refused, "nobody approved the plan and nobody can be asked")
-                    .hint("approve it with --expect DIGEST, --require-lock FILE or --yes"))
+                    .hint(match plan.intent {
+                        Intent::Launch => {
+                            "approve it with --expect DIGEST, --require-lock FILE or --yes"
+                        }
+                        Intent::Destroy => "say --yes if that is meant",
+                    }))
             }
         }
     }
@@ -230,6 +241,7 @@ fn summarize(
     let before = applied.and_then(|text| PlanText::stored(text).ok()?.lenient().ok());
     printer.say(&format!("Session {}", plan.identity));
     match &before {
+        _ if plan.intent == Intent::Destroy => {}
         Some(before) => {
             let diff = diff_grants(Some(&before.grants), &plan.grants);
             if diff.verdict == Verdict::Same {
@@ -240,7 +252,7 @@ fn summarize(
         }
         None => printer.say(show::granted(plan).trim_end()),
     }
-    if let Some(place) = &plan.session.workspace {
+    if let (Some(place), Intent::Launch) = (&plan.session.workspace, plan.intent) {
         let folder = visible(place.host.as_str());
         printer.say(&format!("It works on {folder} ({}).", place.mode.as_str()));
     }

@@ -62,7 +62,13 @@ pub fn run(args: &Destroy, context: &mut Context) -> Result<Exit, Failure> {
         secrets: &[],
     };
     carry_out::check(&job)?;
-    let consent = Consent { expected: false, locked: false, yes: args.yes, rollback: false };
+    let consent = Consent {
+        expected: false,
+        locked: false,
+        yes: args.yes,
+        rollback: false,
+        redeliver: false,
+    };
     let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
     job.confirmed = confirmed.as_ref();
     carry_out::carry_out(&job, context)

@@ -269,15 +269,12 @@ fn refusal(agent: &Name, locked: Option<&Locked>, now: &Grants) -> Failure {
         return Failure::new(Exit::Refused, format!("nothing is approved for agent {agent}"));
     };
     let diff = diff_grants(Some(&locked.grants), now);
-    let mut failure = Failure::new(
-        Exit::Refused,
-        format!("agent {agent} is granted something else than was approved"),
-    );
-    if let Some(problem) = failure.problems.last_mut() {
-        let lines = diff.widened.iter().chain(&diff.changed).chain(&diff.narrowed);
-        problem.causes = lines.map(|line| visible(line)).collect();
+    let mut message = format!("agent {agent} is granted something else than was approved");
+    for line in diff.widened.iter().chain(&diff.changed).chain(&diff.narrowed) {
+        message.push('\n');
+        message.push_str(&visible(line));
     }
-    failure
+    Failure::new(Exit::Refused, message)
 }
 
 impl Locked {

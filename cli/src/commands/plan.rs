@@ -98,9 +98,9 @@ pub fn run(args: &Plan, context: &mut Context) -> Result<Exit, Failure> {
         (Format::Json, None) => context.printer.data(&text)?,
         (Format::Human, _) => context.printer.data(&show::human(&plan))?,
     }
-    tell(&plan, args, context);
     let s = &plan.summary;
     let changes = s.create + s.update + s.replace + s.delete > 0;
+    tell(&plan, changes, args, context);
     Ok(if args.detailed_exitcode && changes { Exit::Changes } else { Exit::Ok })
 }
 
@@ -124,7 +124,7 @@ fn gather(args: &Plan, context: &mut Context) -> Result<Option<Inputs>, Failure>
 }
 
 /// Says what was planned: at length to a person, on a line to a log.
-fn tell(plan: &PlanDocument, args: &Plan, context: &mut Context) {
+fn tell(plan: &PlanDocument, changes: bool, args: &Plan, context: &mut Context) {
     let printer = &mut context.printer;
     if printer.is_watched() && args.format == Format::Json {
         printer.say(show::human(plan).trim_end());
@@ -135,7 +135,7 @@ fn tell(plan: &PlanDocument, args: &Plan, context: &mut Context) {
         let digest = plan_digest(plan).map_or(String::new(), |d| format!(" {d}"));
         printer.say(&format!("{}: {}{digest}", plan.identity, show::summary_line(plan)));
     }
-    if let Some(file) = &args.output {
+    if let (Some(file), true) = (&args.output, changes) {
         printer.say(&format!("Next: bottle apply {}", visible(&file.display().to_string())));
     }
 }

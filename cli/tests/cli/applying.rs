@@ -90,7 +90,7 @@ fn a_lock_file_approves_grants() {
 
     host.write("root/bottles/dev.md", &BOTTLE.replace("access: read", "access: all"));
     host.plan(&[]);
-    let newly = "newly allows to any method on every path at api.example.com:443";
+    let newly = "any method on every path at api.example.com:443";
     host.run(&locked).code(11).says(newly);
     lock(&["--check"]).code(11).says(newly).says("have it reviewed");
     lock(&["--check", "nobody"]).code(11).says("nobody is not locked");

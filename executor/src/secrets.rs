@@ -202,10 +202,14 @@ impl Gathered {
         Ok(json)
     }
 
-    /// A text without any of the values.
+    /// A text without any of the values, and without any line of one: a key may be quoted so.
     pub(crate) fn redact(&self, text: &str) -> String {
         let values = self.values.values().filter_map(|v| std::str::from_utf8(v.expose()).ok());
-        values.filter(|v| v.len() >= 4).fold(text.to_owned(), |text, v| text.replace(v, "***"))
+        let mut parts: Vec<&str> =
+            values.flat_map(|v| v.lines().chain([v])).filter(|part| part.len() >= 4).collect();
+        // A value that begins like another goes after it, so that nothing is left of either.
+        parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.len()));
+        parts.iter().fold(text.to_owned(), |text, part| text.replace(part, "***"))
     }
 
     fn length(&self, item: &SecretRef) -> usize {
@@ -467,6 +471,21 @@ mod tests {
             r#"{"k0":"from env","k1":"from \"file\"\n","k2":"from command","k3":"ASKED which?","k4":"a key\n"}"#
         );
         assert_eq!(gathered.redact("it said from command!"), "it said ***!");
+    }
+
+    #[test]
+    fn no_part_of_a_value_is_left() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let key = folder.path().join("key");
+        std::fs::write(&key, "first line\nsecond line\n").expect("written");
+        let refs = [secret("LONG"), secret("SHORT"), secret("KEY")];
+        let config = [
+            ("LONG", command("echo planted-and-more")),
+            ("SHORT", command("echo planted")),
+            ("KEY", SecretSource::File { path: key.display().to_string() }),
+        ];
+        let gathered = run(&refs, &config, &mut Nobody).map_err(|e| e.to_string()).expect("all");
+        assert_eq!(gathered.redact("planted-and-more planted second line"), "*** *** ***");
     }
 
     #[test]

@@ -3,4 +3,5 @@
 pub mod fixture;
 pub mod generate;
 pub mod host;
+pub mod memory_world;
 pub mod settle;

@@ -314,7 +314,12 @@ impl MemoryEngine {
         name: &str,
         change: impl FnOnce(&mut Container) -> T,
     ) -> Option<T> {
-        self.inner.borrow_mut().containers.get_mut(name).map(|cell| change(&mut cell.fact))
+        self.inner.borrow_mut().containers.get_mut(name).map(|cell| {
+            let changed = change(&mut cell.fact);
+            let networks = &cell.fact.networks;
+            cell.endpoints.retain(|network, _| networks.contains_key(network));
+            changed
+        })
     }
 
     /// Changes a network behind the executor's back; `None` if there is none.

@@ -117,10 +117,9 @@ async fn one<E: Engine>(
 ) -> Result<(), Failed> {
     match requirement {
         Requirement::EngineApi { major, minor } => {
-            let facts = world.engine.facts().await?;
-            if facts.api < (*major, *minor) {
-                let found =
-                    format!("{}.{} of {} {}", facts.api.0, facts.api.1, facts.name, facts.version);
+            let spoken = world.engine.api();
+            if spoken < (*major, *minor) {
+                let found = format!("{}.{}", spoken.0, spoken.1);
                 return Err(unmet(
                     format!("engine API {major}.{minor}"),
                     found,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models as api;
 use bollard::query_parameters as query;
-use bollard::{API_DEFAULT_VERSION, BollardRequest, body_full};
+use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, body_full};
 use bottle_planner::plan::{ContainerSpec, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec};
 use bottle_planner::policy::BuildNetwork;
 use bottle_planner::sidecar;
@@ -27,8 +27,10 @@ use futures_util::future::{join_all, try_join_all};
 use futures_util::{FutureExt as _, Stream, StreamExt as _, join, try_join};
 use http_body_util::BodyExt as _;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
+use super::ping::{Ping, ping};
 use super::{Engine, EngineError, ExecResult, HostPaths, Observed};
 
 /// Where the engine listens when nothing else is said.
@@ -53,7 +55,7 @@ pub struct Docker {
     quick: bollard::Docker,
     slow: bollard::Docker,
     address: String,
-    version: api::SystemVersion,
+    said: Ping,
 }
 
 /// Where an engine listens, as `DOCKER_HOST` spells it.
@@ -61,6 +63,33 @@ pub struct Docker {
 enum Address {
     Socket(String),
     Tcp(SocketAddr),
+}
+
+impl Address {
+    async fn ping(&self) -> io::Result<Option<Ping>> {
+        match self {
+            Self::Socket(path) => ping(UnixStream::connect(path).await?).await,
+            Self::Tcp(socket) => ping(TcpStream::connect(socket).await?).await,
+        }
+    }
+
+    fn client(&self, version: &ClientVersion) -> Result<bollard::Docker, bollard::errors::Error> {
+        match self {
+            Self::Socket(path) => bollard::Docker::connect_with_unix(path, QUICK_SECONDS, version),
+            Self::Tcp(socket) => {
+                let address = format!("tcp://{socket}");
+                bollard::Docker::connect_with_http(&address, QUICK_SECONDS, version)
+            }
+        }
+    }
+}
+
+/// The engine's newest API, or bollard's where that is older.
+fn speak((major, minor): (u32, u32)) -> ClientVersion {
+    let newest = (major as usize, minor as usize);
+    let known = (API_DEFAULT_VERSION.major_version, API_DEFAULT_VERSION.minor_version);
+    let (major_version, minor_version) = newest.min(known);
+    ClientVersion { major_version, minor_version }
 }
 
 /// Why an engine address was refused.
@@ -80,24 +109,27 @@ impl Docker {
         let shown = host.map_or_else(|| format!("unix://{DEFAULT_SOCKET}"), str::to_owned);
         let unreachable = |source| EngineError::Unreachable { address: shown.clone(), source };
         let address = parse_address(host).map_err(|e| unreachable(Box::new(e)))?;
-        let client = match &address {
-            Address::Socket(path) => {
-                bollard::Docker::connect_with_unix(path, QUICK_SECONDS, API_DEFAULT_VERSION)
-            }
-            Address::Tcp(socket) => bollard::Docker::connect_with_http(
-                &format!("tcp://{socket}"),
-                QUICK_SECONDS,
-                API_DEFAULT_VERSION,
-            ),
-        };
+        let said = tokio::time::timeout(Duration::from_secs(QUICK_SECONDS), address.ping()).await;
+        let said = said.unwrap_or_else(|late| Err(late.into())).map_err(|e| {
+            let denied = e.kind() == io::ErrorKind::PermissionDenied;
+            unreachable(if denied { permission_denied() } else { Box::new(e) })
+        })?;
         let failed = |e| engine_error(&shown, "tell its version", e);
-        let client = client.map_err(failed)?.negotiate_version().await.map_err(failed)?;
-        let version = client.version().await.map_err(failed)?;
-        let spoken = client.client_version();
-        let (major, minor) = (spoken.major_version, spoken.minor_version);
+        let (client, said) = match said {
+            Some(said) => (address.client(&speak(said.api)).map_err(failed)?, said),
+            // No engine known to us answers so; all of them answer this.
+            None => {
+                let client = address.client(API_DEFAULT_VERSION).map_err(failed)?;
+                let client = client.negotiate_version().await.map_err(failed)?;
+                let spoken = client.client_version();
+                let api = (number(spoken.major_version), number(spoken.minor_version));
+                (client, Ping { api, podman: false })
+            }
+        };
+        let ClientVersion { major_version: major, minor_version: minor } = client.client_version();
         let client = client.with_request_modifier(move |r| amend(r, major, minor));
         let slow = client.clone().with_timeout(Duration::from_secs(SLOW_SECONDS));
-        Ok(Self { quick: client, slow, address: shown, version })
+        Ok(Self { quick: client, slow, address: shown, said })
     }
 
     fn failed(&self, action: &str) -> impl Fn(bollard::errors::Error) -> EngineError {
@@ -237,16 +269,16 @@ impl Docker {
 }
 
 impl Engine for Docker {
+    fn api(&self) -> (u32, u32) {
+        self.said.api
+    }
+
     async fn facts(&self) -> Result<EngineFacts, EngineError> {
         let info = self.quick.info().await.map_err(self.failed("describe itself"))?;
-        let podman = self.version.components.iter().flatten().any(|c| c.name.contains("Podman"));
-        let spoken = self.quick.client_version();
-        let newest = self.version.api_version.as_deref().and_then(parse_api);
-        let spoken = (number(spoken.major_version), number(spoken.minor_version));
         Ok(EngineFacts {
-            name: if podman { "podman" } else { "docker" }.to_owned(),
-            version: self.version.version.clone().unwrap_or_default(),
-            api: newest.unwrap_or(spoken),
+            name: if self.said.podman { "podman" } else { "docker" }.to_owned(),
+            version: info.server_version.unwrap_or_default(),
+            api: self.said.api,
             rootless: info.security_options.iter().flatten().any(|o| o.contains("rootless")),
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
             cgroup_version: match info.cgroup_version {
@@ -486,7 +518,8 @@ impl Engine for Docker {
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError> {
         let action = format!("import the image `{tag}`");
-        let architecture = self.version.arch.as_deref().unwrap_or("amd64");
+        let version = self.quick.version().await.map_err(self.failed(&action))?;
+        let architecture = version.arch.as_deref().unwrap_or("amd64");
         let archive = image_archive(tag, &tar, labels, architecture)
             .map_err(|e| EngineError::Refused { action: action.clone(), message: e.to_string() })?;
         let options = query::ImportImageOptionsBuilder::default().quiet(true).build();
@@ -825,14 +858,8 @@ fn engine_error(address: &str, action: &str, error: bollard::errors::Error) -> E
         | Error::HyperResponseError { .. }
         | Error::RequestTimeoutError
         | Error::SocketNotFoundError(_) => {
-            let source: Box<dyn std::error::Error + Send + Sync> = if caused_by_permission(&error) {
-                Box::new(io::Error::new(
-                    io::ErrorKind::PermissionDenied,
-                    "permission denied; is this user in the `docker` group?",
-                ))
-            } else {
-                Box::new(error)
-            };
+            let source: Box<dyn std::error::Error + Send + Sync> =
+                if caused_by_permission(&error) { permission_denied() } else { Box::new(error) };
             EngineError::Unreachable { address: address.to_owned(), source }
         }
         other => EngineError::Refused { action: action.to_owned(), message: other.to_string() },
@@ -853,6 +880,13 @@ fn is_conflict(message: &str) -> bool {
     ]
     .iter()
     .any(|clash| message.contains(clash))
+}
+
+fn permission_denied() -> Box<dyn std::error::Error + Send + Sync> {
+    Box::new(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "permission denied; is this user in the `docker` group?",
+    ))
 }
 
 fn caused_by_permission(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -1073,7 +1107,8 @@ fn image_fact(image: api::ImageInspect) -> Option<ImageFact> {
     })
 }
 
-fn parse_api(version: &str) -> Option<(u32, u32)> {
+/// `1.41` as numbers.
+pub(super) fn parse_api(version: &str) -> Option<(u32, u32)> {
     let (major, minor) = version.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }

@@ -411,6 +411,10 @@ impl MemoryEngine {
 }
 
 impl Engine for MemoryEngine {
+    fn api(&self) -> (u32, u32) {
+        self.inner.borrow().facts.api
+    }
+
     async fn facts(&self) -> Result<EngineFacts, EngineError> {
         self.call("facts", "", |inner| Ok(inner.facts.clone())).await
     }

@@ -5,6 +5,7 @@
 
 pub mod docker;
 pub mod memory;
+mod ping;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -86,6 +87,9 @@ pub struct Observed {
 /// Calls are made side by side from one task; none blocks the thread.
 #[expect(async_fn_in_trait, reason = "used through generics, on one thread; no `Send` needed")]
 pub trait Engine {
+    /// The newest API it speaks, as it said when it was connected to.
+    fn api(&self) -> (u32, u32);
+
     /// Version, API and runtimes.
     async fn facts(&self) -> Result<EngineFacts, EngineError>;
 

@@ -22,7 +22,7 @@ use crate::files::Root;
 use crate::journal::{self, Step};
 use crate::ledger::{self, BACKUP, own};
 use crate::lock::{Lock, LockError};
-use crate::ops::{self, Check, Inspections, OpError, Shared, World, history_name};
+use crate::ops::{self, Check, Inspections, Installing, OpError, Shared, World, history_name};
 use crate::receipt::Receipt;
 use crate::requires::{self, Unmet};
 use crate::run::{Graph, Run, WIDTH};
@@ -302,6 +302,7 @@ pub async fn apply<E: Engine>(
         redeliver: request.redeliver,
         shared: Shared::default(),
         inspections: Inspections::default(),
+        installing: Installing::default(),
     };
     let looked_at = Instant::now();
     let (unmet, checks) =

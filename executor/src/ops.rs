@@ -189,7 +189,12 @@ pub(crate) struct World<'a, E> {
     pub(crate) redeliver: bool,
     pub(crate) shared: Shared,
     pub(crate) inspections: Inspections,
+    pub(crate) installing: Installing,
 }
+
+/// The binaries that are in `bin`, or on their way there.
+#[derive(Default)]
+pub(crate) struct Installing(RefCell<BTreeMap<Digest, Rc<OnceCell<()>>>>);
 
 /// The lock of objects that sessions share: held as long as any action needs it.
 #[derive(Default)]
@@ -753,7 +758,31 @@ impl<E: Engine> World<'_, E> {
         }
     }
 
+    /// Puts the binaries in place that containers will mount, so that none waits for it. What goes
+    /// wrong is told by the action that needs the binary.
+    pub(crate) async fn install_tools(&self, due: impl Iterator<Item = &Action>) {
+        let tools: BTreeSet<&Digest> = due
+            .filter_map(|action| match &action.op {
+                Operation::Container(spec) => Some(&spec.mounts),
+                _ => None,
+            })
+            .flatten()
+            .filter_map(|mount| match mount {
+                Mount::Bin { tool } => Some(tool),
+                _ => None,
+            })
+            .collect();
+        for tool in tools {
+            drop(self.install_tool(tool).await);
+        }
+    }
+
     async fn install_tool(&self, wanted: &Digest) -> Result<(), OpError> {
+        let cell = Rc::clone(self.installing.0.borrow_mut().entry(wanted.clone()).or_default());
+        cell.get_or_try_init(|| self.install(wanted)).await.copied()
+    }
+
+    async fn install(&self, wanted: &Digest) -> Result<(), OpError> {
         let (root, digest) = (self.root.clone(), wanted.clone());
         if self.blocking(move || tool::installed(&root, &digest)).await? {
             return Ok(());

@@ -22,7 +22,7 @@ use crate::events::Event;
 use crate::files::{FileError, Root};
 use crate::journal::{self, Entry, Journal, Note, Previous, Step};
 use crate::ledger::{self, APPLIED, BACKUP, own};
-use crate::ops::{Basis, Check, Inspections, OpError, Shared, World};
+use crate::ops::{Basis, Check, Inspections, Installing, OpError, Shared, World};
 use crate::secrets::{self, Sources};
 use crate::state::{INPUTS, JOURNAL, LEDGER, Ledger, PLAN, PREVIOUS_PLAN, RECEIPT};
 
@@ -110,6 +110,7 @@ pub async fn rollback<E: Engine>(
         redeliver: false,
         shared: Shared::default(),
         inspections: Inspections::default(),
+        installing: Installing::default(),
     };
     let mut back = Back {
         world: &world,
@@ -147,6 +148,7 @@ pub async fn rollback<E: Engine>(
         digest: &old_digest,
         ledger: RefCell::new(old_ledger),
         inspections: Inspections::default(),
+        installing: Installing::default(),
         ..world
     };
     restore(&then, plan, &past, &mut request, &mut out).await?;

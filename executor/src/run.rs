@@ -139,7 +139,11 @@ impl<'r, 'o> Run<'r, 'o> {
         let (opened, digest) = (record.clone(), self.digest.clone());
         let journal = world.blocking(move || Journal::open(&opened, &digest)).await?;
         self.tell_begin();
-        let failed = self.actions(world, &journal, checks).await;
+        let due: Vec<&Action> = self.graph.actions.iter().zip(&checks).filter_map(due).collect();
+        let (failed, ()) = futures_util::join!(
+            self.actions(world, &journal, checks),
+            world.install_tools(due.into_iter())
+        );
         let ended =
             |r: &ActionReceipt| matches!(r.outcome, ActionOutcome::Done | ActionOutcome::Skipped);
         let whole = self.receipts.borrow().iter().all(ended);
@@ -372,6 +376,12 @@ fn basis(check: Option<Check>, action: &Action, stirred: bool) -> Option<Basis> 
         Some(Check::Ready(basis)) if !stirred || compares_itself => Some(basis),
         _ => None,
     }
+}
+
+/// What is still to be done, as far as the checks could tell.
+fn due<'p>((action, check): (&'p Action, &Option<Check>)) -> Option<&'p Action> {
+    let so = action.effect == Effect::None || matches!(check, Some(Check::Satisfied(_)));
+    (!so).then_some(action)
 }
 
 fn note<E: Engine>(world: &World<'_, E>, action: &Action, made: &Made) {

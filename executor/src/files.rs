@@ -315,9 +315,17 @@ impl Root {
         }
     }
 
-    /// Deletes a folder if it is empty; answers whether it is gone.
+    /// Deletes a folder if it is empty; answers whether it is gone. The rest of a write that was cut
+    /// short counts for nothing.
     pub fn remove_folder_if_empty(&self, path: &RelPath) -> Result<bool, FileError> {
         let Some((folder, name)) = self.parent(path)? else { return Ok(true) };
+        let full = self.path.join(path.as_str());
+        if let Ok(inside) = open_folder_at(&folder, name) {
+            let left = names(&inside).map_err(|e| failed("list", &full, e))?;
+            for temporary in left.iter().filter_map(|n| n.to_str()).filter(|n| is_temporary(n)) {
+                clear(&inside, temporary).map_err(|e| failed("clear", &full, e))?;
+            }
+        }
         match rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
@@ -683,6 +691,11 @@ mod tests {
         std::fs::create_dir(&temporary).expect("made");
         root.write(&rel("a"), b"again", 0o600, None).expect("written");
         assert!(is_temporary(&temporary_name("a")));
+        root.make_folder(&rel("in"), 0o700, None).expect("made");
+        std::fs::write(folder.path().join("in").join(temporary_name("b")), "half")
+            .expect("written");
+        std::fs::create_dir(folder.path().join("in").join(temporary_name("c"))).expect("made");
+        assert!(root.remove_folder_if_empty(&rel("in")).expect("ok"), "what is left is no content");
     }
 
     /// A file system of 64 KiB.

@@ -9,6 +9,7 @@ mod env;
 mod exit;
 mod failure;
 mod live;
+mod load;
 mod output;
 mod own_binary;
 mod plan_file;

@@ -1,8 +1,7 @@
 //! Plan files: read once, bounded, and either strictly (what is acted upon) or leniently (what is
 //! only shown).
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use bottle_planner::document::{self, DocumentError, Strictness};
@@ -12,10 +11,8 @@ use serde_json::Value;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::load;
 use crate::sessions::Sessions;
-
-/// The most bytes a plan may have.
-pub const MOST: u64 = 32 << 20;
 
 /// A plan's text: JSON with unique keys, nothing else checked yet.
 #[derive(Debug, Clone)]
@@ -34,9 +31,9 @@ impl PlanText {
     /// Reads a plan from a file, or from standard input (`-`).
     pub fn read(place: &str) -> Result<Self, Failure> {
         let (from, bytes) = if place == "-" {
-            ("standard input".to_owned(), bounded(io::stdin().lock()))
+            ("standard input".to_owned(), load::bounded(io::stdin().lock()))
         } else {
-            (place.to_owned(), File::open(Path::new(place)).and_then(bounded))
+            (place.to_owned(), load::bytes(Path::new(place)))
         };
         let bytes =
             bytes.map_err(|error| Failure::error(format!("cannot read {from}")).because(&error))?;
@@ -160,15 +157,6 @@ fn is_supported(version: &str) -> bool {
     }
 }
 
-fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.take(MOST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST {
-        return Err(io::Error::other(format!("it has more than {} MiB", MOST >> 20)));
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,11 +167,5 @@ mod tests {
         for version in ["", "1", "2.0", "0.9", "1.99", "1.0.0", "1.+0", "x.y", "1."] {
             assert!(!is_supported(version), "{version}");
         }
-    }
-
-    #[test]
-    fn too_long_is_refused_before_it_is_read_whole() {
-        let error = bounded(io::repeat(b' ')).unwrap_err();
-        assert_eq!(error.to_string(), "it has more than 32 MiB");
     }
 }

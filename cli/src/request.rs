@@ -1,6 +1,5 @@
 //! One launch request: flags, a spec file and the session's stored spec, made into a spec.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use bottle_planner::document::{self, Strictness};
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::env::Env;
 use crate::failure::Failure;
+use crate::load;
 use crate::sessions::Sessions;
 
 /// What a launch asks for. The flags only write a spec; `--print-spec` shows it.
@@ -194,8 +194,8 @@ fn empty(at: &Timestamp) -> Result<Spec, Failure> {
 fn spec_file(path: &Path, at: &Timestamp) -> Result<(Spec, Option<Name>), Failure> {
     let shown = path.display();
     let wrong = |why: String| Failure::error(format!("expected a spec in {shown}: {why}"));
-    let text = fs::read_to_string(path)
-        .map_err(|e| Failure::error(format!("cannot read {shown}")).because(&e))?;
+    let text =
+        load::text(path).map_err(|e| Failure::error(format!("cannot read {shown}")).because(&e))?;
     let mut given = if text.trim_start().starts_with('{') {
         document::parse_value(&text).map_err(|e| wrong(e.to_string()))?
     } else {
@@ -267,11 +267,11 @@ fn text_of(task: &str) -> Result<String, Failure> {
     let fail = |e: &dyn std::error::Error| {
         Failure::error(format!("cannot read the task in {file}")).because(e)
     };
-    let length = fs::metadata(file).map_err(|e| fail(&e))?.len();
-    if length > MAX_BYTES as u64 {
+    let text = load::text(Path::new(file)).map_err(|e| fail(&e))?;
+    if text.len() > MAX_BYTES {
         return Err(Failure::error(format!("the task in {file} has more than 1 MiB")));
     }
-    fs::read_to_string(file).map(|text| text.trim_end().to_owned()).map_err(|e| fail(&e))
+    Ok(text.trim_end().to_owned())
 }
 
 fn override_by(stored: &mut Overrides, now: Overrides) {
@@ -326,6 +326,8 @@ fn suffix() -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn clock() -> DateTime<Utc> {

@@ -11,6 +11,7 @@ use bottle_planner::spec::Spec;
 use bottle_planner::words::Identity;
 
 use crate::failure::Failure;
+use crate::load;
 
 /// The sessions below one state root.
 #[derive(Debug, Clone)]
@@ -109,7 +110,7 @@ pub fn known(sessions: &[Identity]) -> String {
 }
 
 fn read(path: &Path) -> Result<Option<String>, Failure> {
-    match fs::read_to_string(path) {
+    match load::text(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => Ok(None),
         Err(error) => {

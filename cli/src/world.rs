@@ -1,7 +1,6 @@
 //! What a plan is made from on this host: the manifest, the host config and the snapshot.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use bottle_executor::engine::EngineError;
@@ -22,6 +21,7 @@ use crate::ask;
 use crate::context::{Context, absolute};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::load;
 use crate::output::Printer;
 use crate::own_binary;
 use crate::request::Draft;
@@ -108,8 +108,8 @@ pub fn stored<T: serde::Serialize + serde::de::DeserializeOwned>(
     what: &str,
 ) -> Result<T, Failure> {
     let shown = path.display();
-    let text = fs::read_to_string(path)
-        .map_err(|e| Failure::error(format!("cannot read {shown}")).because(&e))?;
+    let text =
+        load::text(path).map_err(|e| Failure::error(format!("cannot read {shown}")).because(&e))?;
     document::parse(&text, Strictness::Strict)
         .map(|document| document.value)
         .map_err(|e| Failure::error(format!("expected {what} in {shown}: {e}")))

@@ -4,14 +4,19 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 
-use bottle_planner::plan::{Action, Effect, Operation, Plan, Requirement, SecretRef, UploadSource};
+use bottle_planner::plan::{
+    Action, ContainerSpec, Effect, Intent, Operation, Plan, Requirement, SecretRef, UploadSource,
+};
+use bottle_planner::policy::Isolation;
+use bottle_planner::resolve::{RUNSC, pool};
 use bottle_planner::sidecar::PROTOCOL;
-use bottle_planner::words::Digest;
+use bottle_planner::words::{AbsPath, Digest, Role};
 use futures_util::StreamExt as _;
 
 use crate::engine::Engine;
 use crate::ops::{OpError, World};
 use crate::secrets::{self, Sources, expand};
+use crate::state::Roots;
 use crate::tool;
 use crate::tree::{self, Hide};
 
@@ -78,11 +83,11 @@ pub(crate) async fn check<E: Engine>(
     owner: &str,
 ) -> Result<Vec<Unmet>, OpError> {
     let plan: &Plan = world.plan;
-    let used = Used::by(plan.actions.iter().filter(|action| {
+    let due = |action: &&Action| {
         let again = world.redeliver && matches!(action.op, Operation::Deliver(_));
         again || (action.effect != Effect::None && !world.done.contains(&action.id))
-    }));
-    let used = &used;
+    };
+    let used = &Used::by(plan.actions.iter().filter(due));
     let looks = plan.requires.iter().map(|requirement| async move {
         match one(world, owner, used, requirement).await {
             Ok(()) => Ok(None),
@@ -91,7 +96,64 @@ pub(crate) async fn check<E: Engine>(
         }
     });
     let found: Vec<_> = futures_util::stream::iter(looks).buffered(WIDTH).collect().await;
-    found.into_iter().filter_map(Result::transpose).collect()
+    let mut found: Vec<Unmet> =
+        found.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    for action in plan.actions.iter().filter(due) {
+        found.extend(unsaid(world, &action.op).await?);
+    }
+    if let (Some(place), Intent::Launch) = (&plan.session.workspace, plan.intent) {
+        let (roots, host) = (world.roots.clone(), place.host.clone());
+        found.extend(world.blocking(move || Ok::<_, OpError>(kept(&roots, &host))).await?);
+    }
+    Ok(found)
+}
+
+/// What an action requires without a word in the plan: the host's own config decides, and a plan
+/// that was edited must not decide otherwise.
+async fn unsaid<E: Engine>(world: &World<'_, E>, op: &Operation) -> Result<Option<Unmet>, OpError> {
+    let plain = |spec: &ContainerSpec| spec.role == Role::Agent && spec.runtime.is_none();
+    Ok(match op {
+        Operation::Container(spec)
+            if plain(spec) && world.plan.grants.isolation == Isolation::Auto =>
+        {
+            let registered = world.engine.facts().await?.runtimes.contains(RUNSC);
+            registered.then(|| Unmet {
+                expected: format!("isolation auto to use runtime {RUNSC}, which is registered"),
+                found: "a plain container".to_owned(),
+                hint: "plan again".to_owned(),
+            })
+        }
+        Operation::Network(network) => {
+            let pool = pool(world.config);
+            (!pool.is_some_and(|pool| network.subnet.is_within(pool))).then(|| Unmet {
+                expected: format!(
+                    "subnets of this host's pool {}",
+                    pool.map_or("none".to_owned(), |pool| pool.to_string())
+                ),
+                found: format!("{} for {}", network.subnet, network.name),
+                hint: "plan again with this host's config".to_owned(),
+            })
+        }
+        _ => None,
+    })
+}
+
+/// A workspace that is no folder of keys, skills or state, also not through a link.
+fn kept(roots: &Roots, host: &AbsPath) -> Option<Unmet> {
+    let unmet = |expected: String| {
+        let hint = "plan again with a folder of its own".to_owned();
+        Some(Unmet { expected, found: host.to_string(), hint })
+    };
+    let real = std::fs::canonicalize(host.as_str()).ok()?;
+    if real != std::path::Path::new(host.as_str()) {
+        return unmet(format!("the real path of the workspace, {}", real.display()));
+    }
+    let own = [roots.root.clone(), roots.home.join(".bottle"), roots.home.join(".ssh")];
+    own.iter().chain([&roots.skills]).find_map(|folder| {
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+        let shared = folder.starts_with(&real) || real.starts_with(&folder);
+        shared.then(|| unmet(format!("a workspace apart from {}", folder.display())))?
+    })
 }
 
 enum Failed {
@@ -261,5 +323,43 @@ async fn content<E: Engine>(
         Ok(tree) if tree.digest == *expected => Ok(()),
         Ok(tree) => Err(unmet(wanted, tree.digest.as_str(), "it changed; plan again")),
         Err(error) => Err(unmet(wanted, error.to_string(), "it cannot be read; plan again")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn no_workspace_holds_or_lies_in_what_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| folder.path().canonicalize().expect("there").join(path);
+        for path in ["home/.bottle", "home/.ssh", "home/.claude/skills/x", "home/web", "root/state"]
+        {
+            fs::create_dir_all(at(path)).expect("made");
+        }
+        symlink(at("home/.ssh"), at("home/link")).expect("linked");
+        let roots = Roots {
+            root: at("root"),
+            home: at("home"),
+            skills: at("home/.claude/skills"),
+            manifest: at("home/web"),
+        };
+        let found = |path: &str| {
+            let host = AbsPath::new(at(path).to_str().expect("UTF-8")).expect("absolute");
+            kept(&roots, &host).map(|unmet| unmet.expected)
+        };
+        assert_eq!(found("home/web"), None);
+        let apart = |path: &str| Some(format!("a workspace apart from {}", at(path).display()));
+        assert_eq!(found("root"), apart("root"));
+        assert_eq!(found("root/state"), apart("root"));
+        assert_eq!(found("home"), apart("home/.bottle"));
+        assert_eq!(found("home/.ssh"), apart("home/.ssh"));
+        assert_eq!(found("home/.claude/skills/x"), apart("home/.claude/skills"));
+        let link = found("home/link").expect("refused");
+        assert_eq!(link, format!("the real path of the workspace, {}", at("home/.ssh").display()));
     }
 }

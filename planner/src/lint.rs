@@ -17,12 +17,17 @@ use crate::grants::{Grants, ImageGrant};
 use crate::lower::{Desired, lower};
 use crate::plan::{
     Action, ActionId, ContainerSpec, Effect, Expect, FORMAT_VERSION, Intent, LABEL_IDENTITY,
-    LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, Mount, Operation, Plan, Requirement, SecretRef,
+    LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, Mount, NetworkPlace, Operation, Plan, Requirement,
+    SecretRef, Session, User,
 };
-use crate::policy::{GitCredential, WorkspaceMode};
-use crate::resolve::{OLDEST_API, summarize};
+use crate::policy::{GitCredential, Isolation, WorkspaceMode};
+use crate::resolve::{
+    OLDEST_API, PREFIX, RUNSC, WORKSPACE, is_container_folder, is_wanted, role_addresses,
+    sidecar_container_name, summarize,
+};
 use crate::sidecar::PROTOCOL;
-use crate::words::{Digest, Role};
+use crate::spec::SessionRequest;
+use crate::words::{Digest, Role, slugify};
 
 /// One broken rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -82,6 +87,10 @@ pub enum LintRule {
     Prompt,
     /// What must hold before apply is all there.
     Requires,
+    /// What the host chose is a choice that the grants leave open.
+    Session,
+    /// The launch request is the one that the grants and the session answer.
+    Spec,
 }
 
 /// Every broken rule of a plan, sorted; empty is clean.
@@ -101,6 +110,8 @@ pub fn lint(plan: &Plan) -> Vec<Finding> {
     }
     if plan.intent == Intent::Launch {
         lint.rendered();
+        lint.session();
+        lint.spec();
     }
     let mut findings = lint.findings;
     findings.sort();
@@ -577,7 +588,7 @@ impl Lint<'_> {
         for action in &plan.actions {
             match desired.get(&action.id) {
                 Some(wanted) => self.same(action, wanted, &present),
-                None => self.unasked(action),
+                None => self.unasked(action, &desired),
             }
         }
         for id in desired.keys() {
@@ -635,17 +646,148 @@ impl Lint<'_> {
         }
     }
 
-    /// What the grants do not lower to may only take away.
-    fn unasked(&mut self, action: &Action) {
-        let takes_away = matches!(
-            action.op,
-            Operation::Stop(_)
-                | Operation::RemoveContainer(_)
-                | Operation::RemoveNetwork(_)
-                | Operation::RemoveFile(_)
-        );
+    /// What the grants do not lower to may only take away, and no file that they lower to.
+    fn unasked(&mut self, action: &Action, desired: &BTreeMap<ActionId, Desired>) {
+        let takes_away = match &action.op {
+            Operation::Stop(_) | Operation::RemoveContainer(_) | Operation::RemoveNetwork(_) => {
+                true
+            }
+            Operation::RemoveFile(file) => !desired.values().any(|wanted| match &wanted.op {
+                Operation::File(kept) => kept.path == file.path,
+                Operation::MintCa(mint) => mint.key == file.path || mint.certificate == file.path,
+                _ => false,
+            }),
+            _ => false,
+        };
         if !takes_away {
             self.say_of(LintRule::Rendered, action, "is nothing that the grants ask for");
+        }
+    }
+
+    /// The session is not part of what is approved, so it may hold nothing that would weaken it.
+    fn session(&mut self) {
+        let (session, grants) = (&self.plan.session, &self.plan.grants);
+        let runsc = session.runtime.as_deref() == Some(RUNSC);
+        let walled = match grants.isolation {
+            Isolation::Gvisor => runsc,
+            Isolation::Auto => runsc || session.runtime.is_none(),
+            Isolation::Container => session.runtime.is_none(),
+        };
+        if !walled {
+            let (wall, runtime) = (grants.isolation, &session.runtime);
+            let message = format!("isolation {wall:?} does not go with runtime {runtime:?}");
+            self.say(LintRule::Session, message);
+        }
+        self.roles();
+        self.users();
+        self.workspace();
+    }
+
+    /// Every role that the grants ask for and no other, under its own name and at its own place.
+    fn roles(&mut self) {
+        let (session, identity) = (&self.plan.session, &self.plan.identity);
+        let networks = [("net", &session.net), ("out", &session.out)];
+        for (key, network) in networks {
+            let expected = format!("bottle-{key}-{identity}");
+            if network.name != expected || network.subnet.prefix() != PREFIX {
+                let NetworkPlace { name, subnet } = network;
+                let message = format!("expected {expected} of /{PREFIX}, found {name} {subnet}");
+                self.say(LintRule::Session, message);
+            }
+        }
+        for (role, net, out) in role_addresses(session.net.subnet, session.out.subnet) {
+            let place = session.places.get(&role);
+            if place.is_some() != is_wanted(role, &self.plan.grants) {
+                let found = if place.is_some() { "there" } else { "missing" };
+                self.say(LintRule::Session, format!("{role} is {found}, against the grants"));
+            }
+            let Some(place) = place else { continue };
+            if Some(place.net) != net || place.out != out {
+                self.say(LintRule::Session, format!("{role} is not at its address"));
+            }
+            let found = &place.container;
+            // An agent's may be pinned or be the first of many that is free.
+            let named = match role {
+                Role::Agent => is_object_name(found, "_.-"),
+                role => *found == sidecar_container_name(identity, role),
+            };
+            if !named {
+                self.say(LintRule::Session, format!("{found} is no container name of {role}"));
+            }
+        }
+    }
+
+    /// The owner's user, or what stands for it; see `Ground::users`.
+    fn users(&mut self) {
+        let Session { owner, agent_user, sidecar_user, .. } = &self.plan.session;
+        let uid = owner.split_once('-').and_then(|(uid, _)| uid.parse().ok());
+        let rootless = *sidecar_user == User { uid: 0, gid: 0 };
+        if !rootless && uid != Some(sidecar_user.uid) {
+            let message = format!("user {} is not the owner's, {owner}", sidecar_user.uid);
+            self.say(LintRule::Session, message);
+        }
+        let expected =
+            if sidecar_user.uid == 0 { User { uid: 1000, gid: 1000 } } else { *sidecar_user };
+        if *agent_user != expected {
+            let message = format!("expected agent user {expected:?}, found {agent_user:?}");
+            self.say(LintRule::Session, message);
+        }
+    }
+
+    fn workspace(&mut self) {
+        let (place, granted) = (&self.plan.session.workspace, self.plan.grants.workspace.mode);
+        let mode = place.as_ref().map_or(WorkspaceMode::None, |w| w.mode);
+        if mode != granted {
+            let (mode, granted) = (mode.as_str(), granted.as_str());
+            let message = format!("expected workspace mode {granted}, found {mode}");
+            self.say(LintRule::Session, message);
+        }
+        let Some(place) = place else { return };
+        let mounted = place.mode == WorkspaceMode::Mount;
+        let inside = if mounted { place.host.as_str() } else { WORKSPACE };
+        if place.inside.as_str() != inside {
+            let found = &place.inside;
+            self.say(LintRule::Session, format!("expected a workspace at {inside}, found {found}"));
+        }
+        if mounted && let Some(covered) = is_container_folder(&place.host) {
+            let host = &place.host;
+            self.say(LintRule::Mounts, format!("{host} would cover {covered}"));
+        }
+    }
+
+    /// The request is stored with the session and answered again by later plans, so it may ask for
+    /// nothing that this plan does not show.
+    fn spec(&mut self) {
+        let Plan { spec, grants, session, identity, .. } = self.plan;
+        let named = match &spec.session {
+            SessionRequest::Named { identity } => identity.to_string(),
+            SessionRequest::New { suffix } => format!("{}-{suffix}", slugify(spec.agent.as_str())),
+        };
+        if spec.agent != grants.agent.name || named != identity.as_str() {
+            let message = format!("asks for {named} of agent {}", spec.agent);
+            self.say(LintRule::Spec, message);
+        }
+        if spec.at != session.started_at {
+            self.say(LintRule::Spec, format!("asks for a session begun at {}", spec.at));
+        }
+        let asked = spec.workspace.as_ref();
+        let fits = match (asked, &session.workspace) {
+            (Some(asked), Some(place)) => {
+                asked.path == place.host && asked.mode.is_none_or(|mode| mode == place.mode)
+            }
+            (Some(asked), None) => asked.mode.is_none_or(|mode| mode == WorkspaceMode::None),
+            (None, place) => place.is_none(),
+        };
+        if !fits {
+            self.say(LintRule::Spec, "asks for another workspace than the session has");
+        }
+        if spec.overrides.derived_image.as_ref().is_some_and(|tag| !is_object_name(tag, "_.-/:@")) {
+            self.say(LintRule::Spec, "asks for an image of no name");
+        }
+        let pinned = spec.overrides.container.as_ref();
+        let agent = session.places.get(&Role::Agent).map(|place| &place.container);
+        if pinned.is_some() && pinned != agent {
+            self.say(LintRule::Spec, "asks for another container name than the agent has");
         }
     }
 }
@@ -669,6 +811,13 @@ fn launch_requirements(grants: &Grants) -> Vec<Requirement> {
         expected.push(Requirement::Image { reference: reference.clone(), id });
     }
     expected
+}
+
+/// Whether the engine could take a name: names are parts of the paths of its API.
+fn is_object_name(name: &str, marks: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
+        && !name.split('/').any(|part| part == "..")
 }
 
 /// The word an action's id begins with, by its kind.

@@ -288,6 +288,12 @@ impl Subnet {
         self.base & mask == other.base & mask
     }
 
+    /// Whether every address of this one is in the other.
+    #[must_use]
+    pub fn is_within(self, other: Self) -> bool {
+        other.prefix <= self.prefix && self.overlaps(other)
+    }
+
     /// Whether the subnet holds the address.
     #[must_use]
     pub fn contains(self, address: Ipv4Addr) -> bool {

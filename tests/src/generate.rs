@@ -204,11 +204,8 @@ fn snapshot(host: &HostSide, needs_runsc: bool) -> Snapshot {
     let pool: Subnet = "10.201.0.0/16".parse().expect("a subnet");
     for slot in &host.taken {
         let subnet = pool.slot(*slot, 28).expect("a slot of the pool");
-        let network = Network {
-            id: format!("n{slot}"),
-            subnets: [subnet].into(),
-            labels: BTreeMap::new(),
-        };
+        let network =
+            Network { id: format!("n{slot}"), subnets: [subnet].into(), labels: BTreeMap::new() };
         snapshot.networks.insert(format!("other-{slot}"), network);
     }
     for n in 0..host.foreign {

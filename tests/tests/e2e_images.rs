@@ -197,7 +197,11 @@ fn skills_settings_and_all_four_containers_come_up() {
         "-c",
         "git ls-remote https://git.example.com/acme/web 2>&1; true",
     ]);
-    assert!(refused.out.contains("neither fetches nor pushes yet"), "the gate says what it is: {}", refused.out);
+    assert!(
+        refused.out.contains("neither fetches nor pushes yet"),
+        "the gate says what it is: {}",
+        refused.out
+    );
     let bundle = inside(&session, "grep -c BEGIN /etc/ssl/certs/ca-certificates.crt");
     let roots: u32 = bundle.trim().parse().expect("a number");
     assert!(roots > 50, "the image's roots and the session's CA: {roots}");

@@ -31,8 +31,7 @@ fn every_case_is_as_reviewed() {
         .collect();
     cases.sort();
     assert!(cases.len() >= 25, "only {} cases", cases.len());
-    let failures: Vec<String> =
-        cases.iter().filter_map(|case| check(&root, case).err()).collect();
+    let failures: Vec<String> = cases.iter().filter_map(|case| check(&root, case).err()).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

@@ -415,6 +415,69 @@ fn mutations() -> Vec<Mutation> {
             p.session.upstream_proxy = Some(proxy);
             true
         }),
+        (LintRule::Rendered, |p| {
+            let path = bottle_planner::plan::StatePath {
+                root: bottle_planner::plan::StateRoot::State,
+                path: word!(RelPath, "egress/in/routes.json"),
+            };
+            let mut last = p.actions[p.actions.len() - 1].clone();
+            last.id = ActionId("remove-file:egress/in/routes.json".into());
+            last.op = Operation::RemoveFile(bottle_planner::plan::RemoveFile { path });
+            p.actions.push(last);
+            true
+        }),
+        (LintRule::Session, |p| {
+            p.session.runtime = Some("runc".into());
+            true
+        }),
+        (LintRule::Session, |p| {
+            p.session.runtime = None;
+            p.grants.isolation = Isolation::Gvisor;
+            true
+        }),
+        (LintRule::Session, |p| p.session.places.remove(&Role::Egress).is_some()),
+        (LintRule::Session, |p| p.session.places.remove(&Role::Pipelock).is_some()),
+        (LintRule::Session, |p| {
+            p.session.net.name = "bridge".into();
+            true
+        }),
+        (LintRule::Session, |p| {
+            p.session.out.subnet = "140.82.112.0/20".parse().expect("a subnet");
+            true
+        }),
+        (LintRule::Session, |p| {
+            p.session.agent_user.uid += 1;
+            true
+        }),
+        (LintRule::Session, |p| {
+            let granted = p.grants.workspace.mode;
+            let place = p.session.workspace.as_mut().filter(|_| granted != WorkspaceMode::Mount);
+            place.map(|w| w.mode = WorkspaceMode::Mount).is_some()
+        }),
+        (LintRule::Session, |p| {
+            let place = p.session.workspace.as_mut();
+            place.map(|w| w.inside = word!(AbsPath, "/usr/bin")).is_some()
+        }),
+        (LintRule::Session, |p| {
+            let place = p.session.places.get_mut(&Role::Agent);
+            place.map(|place| place.container = "x/../../images/prune?".into()).is_some()
+        }),
+        (LintRule::Spec, |p| {
+            p.spec.overrides.derived_image = Some("x/../../images/prune?".into());
+            true
+        }),
+        (LintRule::Spec, |p| {
+            p.spec.agent = word!(Name, "somebody-else");
+            true
+        }),
+        (LintRule::Spec, |p| {
+            p.spec.at = word!(bottle_planner::words::Timestamp, "1999-12-31T23:59:59Z");
+            true
+        }),
+        (LintRule::Spec, |p| {
+            let asked = p.spec.workspace.as_mut();
+            asked.map(|asked| asked.path = word!(AbsPath, "/root")).is_some()
+        }),
         (LintRule::Requires, |p| {
             p.requires.retain(|r| !matches!(r, Requirement::Owner { .. }));
             true

@@ -109,6 +109,9 @@ pub fn run(args: &Apply, context: &mut Context) -> Result<Exit, Failure> {
     };
     let sessions = Sessions::of(&roots.root);
     let (approval, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
+    if approval == Approval::Grants {
+        refuse_beyond_grants(&plan)?;
+    }
     let workspace = folder(approval, &plan, args.cwd.as_deref())?;
     (job.workspace, job.confirmed) = (workspace.as_ref(), confirmed.as_ref());
     carry_out::carry_out(&job, context)
@@ -269,6 +272,21 @@ fn summarize(
         let head = printer.paint(Colour::Red, "This may lose work for good:");
         printer.say(&format!("{head} {}", lost.join(", ")));
     }
+}
+
+/// Refuses what a lock file cannot approve: it says what is granted, and nothing of the command's
+/// arguments or of an image that is taken by its name.
+fn refuse_beyond_grants(plan: &Plan) -> Result<(), Failure> {
+    let spec = &plan.spec;
+    let what = match &spec.overrides.derived_image {
+        Some(image) => format!("takes image {} for the workspace", visible(image)),
+        None if spec.args.is_empty() => return Ok(()),
+        None => {
+            format!("gives the agent's command the arguments {}", visible(&spec.args.join(" ")))
+        }
+    };
+    Err(Failure::new(Exit::Refused, format!("the plan {what}, which no lock file approves"))
+        .hint("read the plan, and approve it itself with --expect DIGEST"))
 }
 
 /// The host folder that may be brought in.

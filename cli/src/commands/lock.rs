@@ -4,7 +4,6 @@
 //! so everybody's lock file is the same, and a change of it is what a reviewer looks at.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use bottle_planner::diff::diff_grants;
@@ -23,6 +22,7 @@ use crate::args::ManifestArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::load;
 use crate::request::Mode;
 use crate::save::replace;
 use crate::world;
@@ -289,7 +289,7 @@ impl Locked {
 impl LockFile {
     fn read(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
-        let text = fs::read_to_string(path)
+        let text = load::text(path)
             .map_err(|e| Failure::error(format!("cannot read {shown}")).because(&e))?;
         let raw = document::parse_value(&text)
             .map_err(|e| Failure::error(format!("expected a lock file in {shown}: {e}")))?;

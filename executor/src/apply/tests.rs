@@ -776,6 +776,35 @@ async fn requirements_are_reported_together() {
 }
 
 #[tokio::test]
+async fn what_this_host_decides_needs_no_word_in_the_plan() {
+    let bench = Bench::new();
+    let mut facts = bench.engine.facts().await.expect("facts");
+    facts.runtimes.insert("runsc".into());
+    bench.engine.set_facts(facts);
+    let mut plan = first();
+    for action in &mut plan.actions {
+        if let Operation::Network(network) = &mut action.op
+            && !network.internal
+        {
+            network.subnet = "140.82.112.0/28".parse().expect("valid");
+        }
+    }
+    let error = bench.apply(&plan).await.expect_err("unmet");
+    let ApplyError::RequirementsFailed { unmet } = error else { panic!("{error:?}") };
+    let told: Vec<String> = unmet.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "expected subnets of this host's pool 10.201.0.0/16, found 140.82.112.0/28 for \
+             bottle-out",
+            "expected isolation auto to use runtime runsc, which is registered, found a plain \
+             container",
+        ]
+    );
+    assert!(bench.engine.snapshot().networks.is_empty());
+}
+
+#[tokio::test]
 async fn a_change_replaces_what_it_says_and_carries_on_after_it() {
     let bench = Bench::new();
     let plan = first();

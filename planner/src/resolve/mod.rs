@@ -32,9 +32,7 @@ use crate::words::{Identity, slugify};
 
 pub use destroy::plan_destroy;
 pub(crate) use grant::is_container_folder;
-pub(crate) use place::{
-    PREFIX, WORKSPACE, derived_tag, image_name, is_wanted, role_addresses,
-};
+pub(crate) use place::{PREFIX, WORKSPACE, derived_tag, image_name, is_wanted, role_addresses};
 pub use place::{RUNSC, agent_container_name, owner_label, pool, sidecar_container_name};
 
 /// Everything the planner is given, as one document: a bug report that replays.

@@ -209,8 +209,10 @@ impl Ground<'_> {
             .any(|s| {
                 s.overlaps(applied.session.net.subnet) || s.overlaps(applied.session.out.subnet)
             });
+        let (own_net, own_out) = (applied.session.net.subnet, applied.session.out.subnet);
+        let within = |pool: Subnet| own_net.is_within(pool) && own_out.is_within(pool);
         (exists(net) && exists(out))
-            || !anybody_else
+            || (!anybody_else && pool(&self.snapshot.config).is_some_and(within))
             || (self.is_frozen(identity, Refresh::Tool) && (exists(net) || exists(out)))
     }
 

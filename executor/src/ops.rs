@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bottle_planner::document;
@@ -264,7 +264,16 @@ impl<E: Engine> World<'_, E> {
             Operation::Deliver(deliver) => self.check_deliver(action, deliver).await,
             Operation::Reload(reload) => self.check_reload(action, reload).await,
             Operation::Stop(at) => self.check_going(action, &at.container, true).await,
-            Operation::RemoveContainer(at) => self.check_going(action, &at.container, false).await,
+            Operation::RemoveContainer(at) => {
+                let check = self.check_going(action, &at.container, false).await?;
+                Ok(match (check, &action.expect) {
+                    // Where this very apply was cut short after it went, the ledger missed it.
+                    (Check::Satisfied(_), Expect::Object { id }) => {
+                        Check::Satisfied(Made::noted(Note::Gone { container: id.clone() }))
+                    }
+                    (check, _) => check,
+                })
+            }
             Operation::RemoveNetwork(object) => {
                 let found = self.engine.network(&object.name).await?;
                 Ok(self.judge_going(action, found.map(|n| (n.id, n.labels))))
@@ -1278,6 +1287,9 @@ fn judge_file(action: &Action, previous: Previous) -> Check {
 
 /// Puts what a file holds into `backup/`, if it still is what the check saw.
 fn keep_previous(state: &Root, path: &RelPath, previous: Option<&Previous>) -> Result<(), OpError> {
+    // Two files of one content have one backup.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let found = state.read(path)?;
     match (previous, found) {
         (None, None) => Ok(()),

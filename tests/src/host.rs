@@ -49,7 +49,7 @@ pub struct User {
 }
 
 /// What a run of a program left.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ran {
     /// Its exit code; `None` if a signal ended it.
     pub status: Option<i32>,
@@ -318,8 +318,16 @@ impl Host {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "what a failed test prints is shown with its failure")]
 impl Drop for Host {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for name in Kind::Container.owned_by(&self.owner()) {
+                let logs = Command::new("docker").args(["logs", "--tail", "20", &name]).output();
+                let Ran { out, err, .. } = logs.map_or_else(|_| Ran::default(), |o| Ran::of(&o));
+                println!("the log of {name} ends:\n{out}{err}");
+            }
+        }
         for kind in Kind::ALL {
             let names = kind.owned_by(&self.owner());
             if !names.is_empty() {

@@ -4,6 +4,7 @@
 //! An engine is expected to answer (`scripts/host-setup` starts one), and `cargo build -p bottle`
 //! to have been run.
 
+mod between;
 mod faults;
 mod life;
 mod outside;

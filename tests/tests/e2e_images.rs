@@ -3,7 +3,7 @@
 //! An engine is expected to answer (`scripts/host-setup` starts one), and `cargo build -p bottle`
 //! to have been run.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 
 use bottle_planner::plan::{Effect, Plan};
@@ -140,7 +140,6 @@ fn a_cloned_workspace_is_a_branch_of_its_own_and_runs_nothing() {
 }
 
 fn make_executable(path: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
 }
 
@@ -150,8 +149,7 @@ fn a_mounted_workspace_is_the_folder_itself() {
     let host = Host::with_manifest(&manifest(BASE, ""));
     host.write("work/code/a.txt", "one\n");
     let folder = host.at("work/code").display().to_string();
-    let all = std::fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    std::fs::set_permissions(&folder, all).expect("a mode");
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).expect("a mode");
     host.plans(&session, "plan.json", &["--workspace", "mount", "--cwd", &folder]);
     host.run(&["apply", "plan.json", "--yes"]).code(0);
     assert_eq!(inside(&session, &format!("cat {folder}/a.txt")), "one\n");

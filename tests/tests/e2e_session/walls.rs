@@ -261,7 +261,7 @@ fn the_engine_is_told_to_hold_tight() {
         map.keys().cloned().collect()
     };
     let (net, out) = (plan.session.net.name.clone(), plan.session.out.name.clone());
-    assert_eq!(networks(agents), [net.clone()]);
+    assert_eq!(networks(agents), vec![net.clone()]);
     assert_eq!(networks(egresses), [net.clone(), out]);
     assert_eq!(inspect(&net)["Internal"], true);
 

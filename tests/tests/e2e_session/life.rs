@@ -323,24 +323,24 @@ fn the_same_plan_whatever_surrounds_it() {
     let file = host.at("work/bottle.yaml");
     let file = file.to_str().expect("UTF-8");
     let words = ["plan", "--manifest", file, "--name", &session, "--at", "2026-01-31T12:00:00Z"];
-    let plan = |vary: &dyn Fn(&mut Command)| {
+    let plan = |vary: &dyn Fn(&mut Command) -> &mut Command| {
         let mut command = host.command(&words);
         vary(&mut command);
         ran(&mut command, b"").code(0).out
     };
-    let variations: [&dyn Fn(&mut Command); 12] = [
-        &|_| (),
-        &|c| drop(c.current_dir("/")),
-        &|c| drop(c.current_dir(&elsewhere)),
-        &|c| drop(c.env("TZ", "Pacific/Kiritimati")),
-        &|c| drop(c.env("TZ", "America/St_Johns").env("LC_ALL", "tr_TR.UTF-8")),
-        &|c| drop(c.env("LANG", "C").env("LANGUAGE", "de")),
-        &|c| drop(c.env("NO_COLOR", "1").env("CI", "1").env("TERM", "dumb")),
-        &|c| drop(c.env("SOURCE_DATE_EPOCH", "7")),
-        &|c| drop(c.env("COLUMNS", "20").env("USER", "somebody").env("LOGNAME", "else")),
-        &|c| drop(c.env("TMPDIR", &elsewhere).env("SHELL", "/bin/false")),
-        &|c| drop(c.env("BOTTLE_IMAGE", "").env("XDG_CONFIG_HOME", &elsewhere)),
-        &|c| drop(c.env("TOKEN", "another-value-of-the-secret")),
+    let variations: [&dyn Fn(&mut Command) -> &mut Command; 12] = [
+        &|c| c,
+        &|c| c.current_dir("/"),
+        &|c| c.current_dir(&elsewhere),
+        &|c| c.env("TZ", "Pacific/Kiritimati"),
+        &|c| c.env("TZ", "America/St_Johns").env("LC_ALL", "tr_TR.UTF-8"),
+        &|c| c.env("LANG", "C").env("LANGUAGE", "de"),
+        &|c| c.env("NO_COLOR", "1").env("CI", "1").env("TERM", "dumb"),
+        &|c| c.env("SOURCE_DATE_EPOCH", "7"),
+        &|c| c.env("COLUMNS", "20").env("USER", "somebody").env("LOGNAME", "else"),
+        &|c| c.env("TMPDIR", &elsewhere).env("SHELL", "/bin/false"),
+        &|c| c.env("BOTTLE_IMAGE", "").env("XDG_CONFIG_HOME", &elsewhere),
+        &|c| c.env("TOKEN", "another-value-of-the-secret"),
     ];
     let plans: BTreeSet<String> = variations.iter().map(|vary| plan(*vary)).collect();
     assert_eq!(plans.len(), 1, "{plans:?}");

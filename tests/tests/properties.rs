@@ -163,11 +163,11 @@ proptest! {
         prop_assert_eq!(end.summary.create + end.summary.none, 0);
     }
 
-    /// P11, second half: each rule rejects the mutation made for it.
+    /// P11, second half: each rule rejects the mutation made for it (an eighth of them a world).
     #[test]
-    fn p11_each_rule_rejects(world in world()) {
+    fn p11_each_rule_rejects(world in world(), part in 0usize..8) {
         let plan = planned(&world);
-        for (rule, mutate) in mutations() {
+        for (rule, mutate) in mutations().into_iter().skip(part).step_by(8) {
             let mut bad = plan.clone();
             if !mutate(&mut bad) {
                 continue;

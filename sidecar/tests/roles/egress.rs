@@ -134,13 +134,13 @@ fn a_name_with_a_private_address_is_refused() {
 fn plain_http_is_forwarded_without_the_headers_of_one_hop() {
     let session = Session::new();
     session.write_egress(
-        &json!({"plain.test": session.route(8080, json!({"allow": [rule(json!({"paths": ["/a/**"]}))]}))}),
+        &json!({"plain.test": session.route(38080, json!({"allow": [rule(json!({"paths": ["/a/**"]}))]}))}),
         json!({}),
     );
-    let requests = session.serve(8080, OK);
+    let requests = session.serve(38080, OK);
     let _egress = session.start_ready("egress");
-    let request = "POST http://plain.test:8080/%61/b%2fc?q=a%20b HTTP/1.1\r\n\
-                   Host: plain.test:8080\r\nContent-Length: 4\r\nProxy-Authorization: Basic eA==\r\n\
+    let request = "POST http://plain.test:38080/%61/b%2fc?q=a%20b HTTP/1.1\r\n\
+                   Host: plain.test:38080\r\nContent-Length: 4\r\nProxy-Authorization: Basic eA==\r\n\
                    Connection: close, X-Mine\r\nX-Mine: 1\r\nX-Kept: 1\r\n\r\nbody";
     let answer = session.ask(Who::Agent, request);
     assert_eq!(status(&answer), "200", "{answer}");
@@ -149,7 +149,7 @@ fn plain_http_is_forwarded_without_the_headers_of_one_hop() {
     let seen = requests.recv().unwrap().to_ascii_lowercase();
     assert!(seen.starts_with("post /a/b%2fc?q=a%20b http/1.1\r\n"), "{seen}");
     assert!(seen.ends_with("\r\n\r\nbody"), "{seen}");
-    assert!(seen.contains("host: plain.test:8080\r\n") && seen.contains("x-kept: 1"), "{seen}");
+    assert!(seen.contains("host: plain.test:38080\r\n") && seen.contains("x-kept: 1"), "{seen}");
     assert!(!seen.contains("proxy-authorization") && !seen.contains("x-mine"), "{seen}");
     let decision = &session.decisions()[0];
     assert_eq!(decision["path"], "/%61/b%2fc", "the query is left out");

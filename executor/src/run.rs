@@ -404,8 +404,10 @@ async fn store<E: Engine>(
     let at = record.clone();
     let receipt = world.blocking(move || at.write(&own(RECEIPT)?, text.as_bytes(), 0o600, None));
     let synced = async { Ok(journal.finish().await?) };
-    let (ledger, receipt, synced) = futures_util::join!(ledger, receipt, synced);
-    synced.and(ledger).and(receipt)
+    // The ledger last: once it says that all is done, nothing comes back to write a receipt.
+    let (receipt, synced) = futures_util::join!(receipt, synced);
+    synced.and(receipt)?;
+    ledger.await
 }
 
 fn unfinished(receipt: Receipt, failed: Vec<Failure>) -> ApplyError {

@@ -96,6 +96,15 @@ pub fn digest<T: Serialize>(value: &T) -> Result<Digest, DocumentError> {
     Ok(Digest::of(canonical(value)?.as_bytes()))
 }
 
+/// The digest of a value as its type writes it, in the order of its fields.
+///
+/// Only to be compared with another of the same type and build: a label that tells a difference.
+/// It costs a third of [`digest`], which stands for a document wherever it was written.
+pub fn fingerprint<T: Serialize>(value: &T) -> Result<Digest, DocumentError> {
+    let bytes = serde_json::to_vec(value).map_err(|e| DocumentError::Malformed(e.to_string()))?;
+    Ok(Digest::of(&bytes))
+}
+
 /// The form on disk: pretty-printed, sorted, LF, with a final newline.
 pub fn pretty<T: Serialize>(value: &T) -> Result<String, DocumentError> {
     let value = serde_json::to_value(value).map_err(|e| DocumentError::Malformed(e.to_string()))?;

@@ -273,7 +273,7 @@ impl Lint<'_> {
                 self.labels(action, &network.labels, None);
                 let mut bare = network.clone();
                 bare.labels.remove(LABEL_SPEC);
-                self.spec_label(action, &network.labels, document::digest(&bare).ok());
+                self.spec_label(action, &network.labels, document::fingerprint(&bare).ok());
                 let expected = if network.name == self.plan.session.net.name {
                     Some(true)
                 } else if network.name == self.plan.session.out.name {
@@ -294,7 +294,7 @@ impl Lint<'_> {
                 self.labels(action, &volume.labels, None);
                 let mut bare = volume.clone();
                 bare.labels.remove(LABEL_SPEC);
-                self.spec_label(action, &volume.labels, document::digest(&bare).ok());
+                self.spec_label(action, &volume.labels, document::fingerprint(&bare).ok());
                 self.volume_name(action, &volume.name);
             }
             Operation::Container(spec) => self.container(action, spec),
@@ -446,7 +446,7 @@ impl Lint<'_> {
         self.labels(action, &spec.labels, Some(spec.role));
         let mut bare = spec.clone();
         bare.labels.remove(LABEL_SPEC);
-        self.spec_label(action, &spec.labels, document::digest(&bare).ok());
+        self.spec_label(action, &spec.labels, document::fingerprint(&bare).ok());
         if spec.network != self.plan.session.net.name {
             let message = format!("created on {}, not on the internal network", spec.network);
             self.say_of(LintRule::Networks, action, message);

@@ -956,5 +956,5 @@ fn json<T: Serialize>(value: &T) -> String {
 
 /// The digest of what is asked of an object: its label tells a difference without the engine.
 fn spec_digest<T: Serialize>(spec: &T) -> String {
-    document::digest(spec).map(String::from).unwrap_or_default()
+    document::fingerprint(spec).map(String::from).unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! Docker's HTTP API (and Podman's imitation of it), spoken over a Unix socket or plain TCP.
 //!
-//! A [`ContainerSpec`] is lowered to Docker's own words in one place, [`container_body`]: what the
+//! A [`ContainerSpec`] is lowered to Docker's own words in one place, `container_body`: what the
 //! plan's types do not say (capabilities, privileges, namespaces) is fixed there and nowhere else.
 //! Written against API 1.41 (Docker 20.10) and negotiated down from what bollard knows; never
 //! above what the engine speaks.

@@ -20,7 +20,7 @@ use crate::plan::{
     LABEL_SPEC, MintCa, Mount, NetworkSpec, Operation, PullImage, Reload, SecretRef, Session,
     StatePath, StateRoot, Upload, UploadItem, UploadSource, User, VolumeSpec,
 };
-use crate::policy::{GitCredential, GitTransport, PinnedImage, WorkspaceMode};
+use crate::policy::{GitCredential, GitTransport, HostPattern, PinnedImage, WorkspaceMode};
 use crate::provider;
 use crate::sidecar::{
     BIN, BINARY, EGRESS_PORT, EgressSettings, GIT_GATE_PORT, GateSettings, IN, InitSettings,
@@ -849,7 +849,21 @@ fn routes_file(grants: &Grants) -> String {
             .values()
             .flat_map(|remote| remote.extra_hosts.iter().map(|(h, ip)| (h.clone(), *ip)))
             .collect(),
+        use_at: use_at(grants),
     })
+}
+
+/// Where the manifest means a secret to be seen: two variables of one secret add up.
+fn use_at(grants: &Grants) -> BTreeMap<String, BTreeSet<HostPattern>> {
+    let mut all = BTreeMap::<String, BTreeSet<HostPattern>>::new();
+    for grant in grants.env.values() {
+        if let EnvGrant::Secret { secret, use_at } = grant
+            && !use_at.is_empty()
+        {
+            all.entry(secret.to_string()).or_default().extend(use_at.iter().cloned());
+        }
+    }
+    all
 }
 
 /// `known_hosts` as OpenSSH reads it: the pinned keys and nothing else.

@@ -50,6 +50,9 @@ pub struct RoutesFile {
     /// Fixed addresses of those upstreams.
     #[schemars(with = "BTreeMap<String, String>")]
     pub gate_addresses: BTreeMap<String, core::net::IpAddr>,
+    /// Hosts to which the leak scan lets a value pass, by what it is delivered as (`scan:<name>`,
+    /// less the `scan:`). A value that is not listed passes to no host.
+    pub use_at: BTreeMap<String, BTreeSet<HostPattern>>,
 }
 
 /// `egress/in/settings.json`: what egress reads once, at its start.

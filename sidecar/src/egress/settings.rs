@@ -173,7 +173,7 @@ pub(super) mod tests {
     /// A table with these routes, and `git.example:22` for the gate.
     pub(crate) fn table(routes: Value) -> Table {
         let file = json!({
-            "protocol": 1, "routes": routes, "gate": [["git.example", 22]], "gate_addresses": {},
+            "protocol": 1, "routes": routes, "gate": [["git.example", 22]], "gate_addresses": {}, "use_at": {},
         });
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("routes.json"), file.to_string()).unwrap();

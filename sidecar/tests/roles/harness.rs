@@ -110,7 +110,7 @@ impl Session {
         let file = json!({
             "protocol": 1, "routes": routes,
             "gate": [["git.test", 2222]],
-            "gate_addresses": {"git.test": self.address(Who::Server)},
+            "gate_addresses": {"git.test": self.address(Who::Server)}, "use_at": {},
         });
         self.write("in/routes.json", &file.to_string());
     }

@@ -17,7 +17,7 @@ pub struct Decision {
     pub time: String,
     /// The plan in force; `None` where the sidecar was not told.
     pub plan: Option<Digest>,
-    /// `agent`, `gate`, or the address of a stranger.
+    /// `agent`, `gate`, or `stranger`, whose address is then the host.
     pub client: String,
     /// How it was asked.
     pub via: Via,

@@ -1,12 +1,19 @@
 //! The decision log: what was let through and what was not, one JSON object a line.
+//!
+//! Lines are gathered for a moment and written together; a refusal, and what was gathered before
+//! it, is written before the client is told.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use bottle_planner::decision::{Code, Outcome, Via};
+use bottle_planner::words::Digest;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::log;
 
@@ -14,29 +21,24 @@ use crate::log;
 const LARGEST: u64 = 8 << 20;
 /// Hosts and paths are cut to this many characters.
 const LONGEST: usize = 2048;
+/// How long lines are gathered.
+const GATHER: Duration = Duration::from_millis(20);
+/// What is gathered at most.
+const GATHERED: usize = 256 << 10;
 
-/// Whether something was let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Decision {
-    Allow,
-    Refuse,
-}
-
-/// One line of the log, but for the time.
+/// One line of the log, but for the time: [`bottle_planner::decision::Decision`], borrowed.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Entry<'a> {
-    /// `agent`, `gate`, or the address of a stranger.
+    pub(super) plan: Option<&'a Digest>,
     pub(super) client: &'a str,
-    /// The method, or `DNS`.
+    pub(super) via: Via,
+    pub(super) scheme: &'a str,
     pub(super) method: &'a str,
-    /// The host asked for, as it was spelled.
     pub(super) host: &'a str,
     pub(super) port: Option<u16>,
-    /// The path without its query; `None` where there is none.
     pub(super) path: Option<&'a str>,
-    pub(super) decision: Decision,
-    /// Which rule decided.
+    pub(super) outcome: Outcome,
+    pub(super) code: Code,
     pub(super) rule: &'a str,
     pub(super) reason: &'a str,
 }
@@ -44,49 +46,96 @@ pub(super) struct Entry<'a> {
 /// The log file.
 #[derive(Debug)]
 pub(super) struct DecisionLog {
+    gathered: Mutex<Vec<u8>>,
+    wake: Notify,
+    file: Mutex<LogFile>,
+}
+
+#[derive(Debug)]
+struct LogFile {
     current: PathBuf,
     previous: PathBuf,
-    file: Mutex<(File, u64)>,
+    file: File,
+    length: u64,
 }
 
 impl DecisionLog {
     /// Opens `decisions.jsonl` in the output folder and appends to it.
     pub(super) fn open(output: &Path) -> io::Result<Self> {
         let current = output.join("decisions.jsonl");
-        let file = append_to(&current)?;
-        Ok(Self { previous: output.join("decisions.1.jsonl"), current, file: Mutex::new(file) })
+        let (file, length) = append_to(&current)?;
+        let previous = output.join("decisions.1.jsonl");
+        Ok(Self {
+            gathered: Mutex::default(),
+            wake: Notify::new(),
+            file: Mutex::new(LogFile { current, previous, file, length }),
+        })
     }
 
-    /// Writes one line. A log that cannot be written does not stop the proxy; it says so.
+    /// Adds one line.
     pub(super) fn record(&self, entry: &Entry<'_>) {
         #[derive(Serialize)]
         struct Line<'a> {
-            time: String,
+            time: &'a str,
             #[serde(flatten)]
             entry: Entry<'a>,
         }
         let mut entry = entry.clone();
         entry.host = cut(entry.host);
         entry.path = entry.path.map(cut);
-        let line = serde_json::to_vec(&Line { time: log::now(), entry });
-        let written = line.map_err(io::Error::other).and_then(|mut line| {
-            line.push(b'\n');
-            self.append(&line, LARGEST)
-        });
-        if let Err(error) = written {
-            log::error("a decision was not recorded", &[("error", &error)]);
+        let full = {
+            let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = gathered.len();
+            let line = Line { time: &log::now(), entry: entry.clone() };
+            if serde_json::to_writer(&mut *gathered, &line).is_err() {
+                gathered.truncate(before);
+            } else {
+                gathered.push(b'\n');
+            }
+            if before == 0 {
+                self.wake.notify_one();
+            }
+            gathered.len() > GATHERED
+        };
+        if full || !matches!(entry.outcome, Outcome::Allow) {
+            self.flush();
         }
     }
 
-    fn append(&self, line: &[u8], largest: u64) -> io::Result<()> {
+    /// Writes what was gathered. A log that cannot be written does not stop the proxy; it says so.
+    pub(super) fn flush(&self) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = line.len() as u64;
-        if file.1 > 0 && file.1 + length > largest {
-            std::fs::rename(&self.current, &self.previous)?;
-            *file = append_to(&self.current)?;
+        let lines = {
+            let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *gathered)
+        };
+        if let Err(error) = file.append(&lines, LARGEST) {
+            log::error("decisions were not recorded", &[("error", &error)]);
         }
-        file.0.write_all(line)?;
-        file.1 += length;
+    }
+
+    /// Writes what is gathered every now and then, for as long as it is polled.
+    pub(super) async fn keep_written(self: Arc<Self>) {
+        loop {
+            self.wake.notified().await;
+            tokio::time::sleep(GATHER).await;
+            self.flush();
+        }
+    }
+}
+
+impl LogFile {
+    fn append(&mut self, lines: &[u8], largest: u64) -> io::Result<()> {
+        let length = lines.len() as u64;
+        if length == 0 {
+            return Ok(());
+        }
+        if self.length > 0 && self.length + length > largest {
+            std::fs::rename(&self.current, &self.previous)?;
+            (self.file, self.length) = append_to(&self.current)?;
+        }
+        self.file.write_all(lines)?;
+        self.length += length;
         Ok(())
     }
 }
@@ -110,7 +159,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = DecisionLog::open(folder.path()).unwrap();
         for line in ["one\n", "two\n", "three\n"] {
-            log.append(line.as_bytes(), 8).unwrap();
+            log.file.lock().unwrap().append(line.as_bytes(), 8).unwrap();
         }
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!(read("decisions.1.jsonl"), "one\ntwo\n");
@@ -122,19 +171,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = DecisionLog::open(folder.path()).unwrap();
         log.record(&Entry {
+            plan: None,
             client: "agent",
+            via: Via::Proxy,
+            scheme: "http",
             method: "GET",
             host: "a\nb",
             port: Some(80),
             path: Some(&"é".repeat(100_000)),
-            decision: Decision::Refuse,
+            outcome: Outcome::Refuse,
+            code: Code::NoRoute,
             rule: "default",
             reason: "no route",
         });
         let text = std::fs::read_to_string(folder.path().join("decisions.jsonl")).unwrap();
         assert_eq!(text.lines().count(), 1);
-        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(line["decision"], "refuse");
-        assert_eq!(line["path"].as_str().unwrap().chars().count(), LONGEST);
+        let line: bottle_planner::decision::Decision = serde_json::from_str(&text).unwrap();
+        assert_eq!(line.outcome, Outcome::Refuse);
+        assert_eq!(line.path.unwrap().chars().count(), LONGEST);
     }
 }

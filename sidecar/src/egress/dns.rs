@@ -6,17 +6,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bottle_planner::sidecar::EgressSettings;
+use bottle_planner::decision::{Code, Outcome, Via};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::decisions::{Decision, DecisionLog, Entry};
+use super::flow::Flow;
+use super::proxy::{OWN_NAME, Shared};
 use super::rules::HostName;
-use super::settings::{Client, Table};
+use super::settings::Client;
 use crate::log;
 
 /// Seconds an answer may be kept: a route can be added at any time.
@@ -28,11 +29,7 @@ const CONNECTIONS: usize = 64;
 
 /// What names are answered from.
 #[derive(Clone)]
-pub(super) struct Names {
-    pub(super) settings: EgressSettings,
-    pub(super) table: watch::Receiver<Arc<Table>>,
-    pub(super) decisions: Arc<DecisionLog>,
-}
+pub(super) struct Names(pub(super) Arc<Shared>);
 
 /// Binds both sockets and serves them in tasks of their own.
 pub(super) async fn spawn(address: SocketAddr, names: Names) -> io::Result<()> {
@@ -105,7 +102,7 @@ async fn converse(mut stream: TcpStream, from: IpAddr, names: &Names) -> io::Res
 impl Names {
     /// The answer to one message, or none for what is not a question of a client's.
     fn answer(&self, from: IpAddr, question: &[u8]) -> Option<Vec<u8>> {
-        let client = Client::at(&self.settings, from)?;
+        let client = Client::at(&self.0.settings, from)?;
         let question = Message::from_vec(question).ok()?;
         if question.metadata.message_type != MessageType::Query {
             return None;
@@ -130,31 +127,33 @@ impl Names {
             reply.metadata.response_code = ResponseCode::Refused;
             return reply;
         }
-        let name = query.name().to_ascii();
-        let known =
-            HostName::parse(&name).is_ok_and(|host| self.table.borrow().knows(client, &host));
         let kind = query.query_type();
+        let mut flow = Flow::new(&self.0, client.as_str(), Via::Dns);
+        flow.host = query.name().to_ascii();
+        flow.method = kind.to_string();
+        let named = HostName::parse(&flow.host);
+        let found = named.as_ref().ok().and_then(|host| flow.table.route(host));
+        flow.route = found.map(|route| route.pattern.to_string());
+        let hidden = flow.held.in_host(&flow.host);
+        let known = hidden.is_none()
+            && named.is_ok_and(|host| flow.table.knows(client, &host) || host.as_str() == OWN_NAME);
         if !known {
             reply.metadata.response_code = ResponseCode::NXDomain;
         } else if kind == RecordType::A {
-            let address = RData::A(self.settings.listen.into());
+            let address = RData::A(self.0.settings.listen.into());
             reply.add_answer(Record::from_rdata(query.name().clone(), TTL, address));
         }
-        let (decision, rule, reason) = if known {
-            (Decision::Allow, "route", "resolves to egress")
-        } else {
-            (Decision::Refuse, "default", "no route names this host")
-        };
-        self.decisions.record(&Entry {
-            client: client.as_str(),
-            method: "DNS",
-            host: &name,
-            port: None,
-            path: None,
-            decision,
-            rule,
-            reason: &format!("{kind}: {reason}"),
-        });
+        match hidden {
+            _ if known => flow.record(Outcome::Allow, Code::Granted, "route", "resolves to egress"),
+            Some(name) => {
+                let reason = format!("the value of {name} is in the host's name");
+                flow.record(Outcome::Refuse, Code::Leak, &format!("leak {name}"), &reason);
+            }
+            None => {
+                let reason = "no route names this host";
+                flow.record(Outcome::Refuse, Code::NoRoute, "default", reason);
+            }
+        }
         reply
     }
 }

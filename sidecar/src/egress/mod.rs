@@ -1,39 +1,63 @@
 //! Egress: the only way out of a session.
 //!
-//! A forward proxy that serves the agent and the git gate and nobody else. What is not in
-//! `routes.json` is refused, names are resolved here, and the address that was checked is the one
-//! that is dialled.
+//! A proxy that serves the agent and the git gate and nobody else. What is not in `routes.json` is
+//! refused; names are resolved here, and the address that was checked is the one that is dialled.
+//! TLS is ended under the session's own authority, so that every rule applies inside it; what the
+//! agent sends is scanned for secrets; the credentials it never sees are put in after that, and
+//! taken out again where a response repeats them.
 //!
-//! This version does not look inside TLS. It therefore refuses what it could only honour by looking:
-//! a route that injects a credential, and a tunnel to a route that restricts methods or paths. The
-//! leak scan is not built yet.
+//! ```text
+//! server ─ strict ─ proxy ─ rules ─ scan ─ vault ─ upstream ─ dial ─ guard
+//! doors    framing  request decide  leaks  secrets  send      connect addresses
+//! ```
 
+mod authority;
+mod body;
+mod counters;
 mod decisions;
 mod dial;
 mod dns;
+mod flow;
 mod guard;
+mod hello;
 mod proxy;
 mod rules;
+mod scan;
+mod server;
 mod settings;
+mod strict;
 mod tunnel;
+mod upstream;
+mod vault;
+mod websocket;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
+use bottle_detector::{Rules, SHORTEST};
 use bottle_planner::sidecar::EGRESS_PORT;
 use bottle_planner::words::{EnvName, SecretName};
-use tokio::net::TcpListener;
 
 use crate::pid1::{self, Asked, Signals};
 use crate::receive::Inbox;
 use crate::secret::{Delivery, Refused, refuse_unknown};
 use crate::{Places, State, exit, log};
 
+use authority::Authority;
+use counters::Counters;
 use decisions::DecisionLog;
 use dial::Dialer;
 use guard::Guard;
+use proxy::Shared;
+use server::Door;
 use settings::{Setup, Table};
+use upstream::Upstreams;
+use vault::Vault;
+
+/// Between two looks for connections that were idle for too long.
+const SWEEP: Duration = Duration::from_secs(15);
 
 /// Why egress does not run.
 #[derive(Debug, thiserror::Error)]
@@ -48,12 +72,20 @@ enum EgressError {
     Signals(io::Error),
     #[error("the resolver cannot be set up: {0}")]
     Resolver(String),
+    #[error(transparent)]
+    Authority(#[from] authority::AuthorityError),
+    #[error("the leak rules cannot be used: {0}")]
+    Rules(#[from] bottle_detector::RulesError),
+    #[error("upstream servers cannot be verified: {0}")]
+    Trust(String),
 }
 
 impl EgressError {
     fn code(&self) -> u8 {
         match self {
-            Self::Settings(_) => exit::CONFIG,
+            Self::Settings(_) | Self::Authority(_) | Self::Rules(_) | Self::Trust(_) => {
+                exit::CONFIG
+            }
             Self::Bind { .. } | Self::Signals(_) | Self::Resolver(_) => exit::UNAVAILABLE,
             Self::Write { .. } => exit::CANNOT_CREATE,
         }
@@ -84,43 +116,51 @@ async fn serve(places: &Places) -> Result<(), EgressError> {
     };
     let digest = table.digest.clone();
     let (publish, table) = tokio::sync::watch::channel(Arc::new(table));
-
-    let decisions = Arc::new(
-        DecisionLog::open(&places.output)
-            .map_err(|source| EgressError::Write { what: "the decision log".into(), source })?,
-    );
+    let unwritten = |what: &str| {
+        let what = what.to_owned();
+        move |source| EgressError::Write { what, source }
+    };
+    let decisions =
+        Arc::new(DecisionLog::open(&places.output).map_err(unwritten("the decision log"))?);
+    let vault = Arc::new(Vault::new(leak_rules(places)?));
     let guard = Guard::new(&places.resolv_conf, places.dns_port).map_err(EgressError::Resolver)?;
-    let address = SocketAddr::from((setup.settings.listen, EGRESS_PORT));
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| EgressError::Bind { what: address.to_string(), source })?;
+    let dialer = Dialer::new(guard, &setup);
+    let upstreams = Upstreams::new(dialer, &places.input).map_err(EgressError::Trust)?;
+    let shared = Arc::new(Shared {
+        settings: setup.settings,
+        table,
+        upstreams: Arc::new(upstreams),
+        authority: Authority::load(&places.input)?,
+        vault: Arc::clone(&vault),
+        decisions: Arc::clone(&decisions),
+        counters: Arc::new(Counters::new(&places.output)),
+    });
+
     let socket = places.socket();
     let inbox = Inbox::bind(&socket)
         .map_err(|source| EgressError::Bind { what: socket.display().to_string(), source })?;
-    let held = Mutex::new(Delivery::new());
-    tokio::spawn(inbox.serve(move |delivery| take(&held, delivery)));
-
-    let names = dns::Names {
-        settings: setup.settings.clone(),
-        table: table.clone(),
-        decisions: Arc::clone(&decisions),
-    };
-    let dns_address = SocketAddr::from((setup.settings.listen, places.dns_port));
-    if let Err(error) = dns::spawn(dns_address, names).await {
-        log::error("names are not served", &[("address", &dns_address), ("error", &error)]);
-    }
-    let dialer = Dialer::new(guard, &setup);
-    tokio::spawn(proxy::serve(
-        listener,
-        proxy::Proxy::new(setup.settings, table, dialer, decisions),
-    ));
+    tokio::spawn(inbox.serve(move |delivery| take(&vault, delivery)));
+    open_doors(&shared, places).await?;
+    tokio::spawn(Arc::clone(&decisions).keep_written());
+    let counters = Arc::clone(&shared.counters);
+    tokio::spawn(async move { counters.keep_written().await });
+    let upstreams = Arc::clone(&shared.upstreams);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            upstreams.sweep();
+        }
+    });
 
     let mut state = State { loaded: Some(digest), error: None };
     write_state(places, &state)?;
-    log::info("egress is ready", &[("address", &address)]);
+    log::info("egress is ready", &[("address", &shared.settings.listen)]);
     loop {
         match signals.next().await {
-            Asked::End => return Ok(()),
+            Asked::End => {
+                decisions.flush();
+                return Ok(());
+            }
             Asked::Reload => match Table::load(&places.input) {
                 Ok(table) => {
                     log::info("routes reloaded", &[("digest", &table.digest)]);
@@ -145,15 +185,55 @@ fn write_state(places: &Places, state: &State) -> Result<(), EgressError> {
         .map_err(|source| EgressError::Write { what: "state.json".into(), source })
 }
 
-/// Takes credentials to inject (`inject:<secret>`) and values to look for (`scan:<variable>`).
-fn take(held: &Mutex<Delivery>, delivery: Delivery) -> Result<(), Refused> {
+/// The built-in leak rules, and the manifest's own where it has any.
+fn leak_rules(places: &Places) -> Result<Arc<Rules>, EgressError> {
+    let own = places.input.join("rules.toml");
+    if !own.exists() {
+        return Ok(Rules::builtin());
+    }
+    let bytes = crate::settings::read(&own)?;
+    Ok(Rules::with(&String::from_utf8_lossy(&bytes))?)
+}
+
+/// Listens at the proxy's port, which there must be, and where programs that know of no proxy
+/// look: for names, and at ports 80 and 443. Without those the proxy still works.
+async fn open_doors(shared: &Arc<Shared>, places: &Places) -> Result<(), EgressError> {
+    let listen = shared.settings.listen;
+    let names = SocketAddr::from((listen, places.dns_port));
+    if let Err(error) = dns::spawn(names, dns::Names(Arc::clone(shared))).await {
+        log::error("names are not served", &[("address", &names), ("error", &error)]);
+    }
+    let room = server::room();
+    for (door, port) in [(Door::Proxy, EGRESS_PORT), (Door::Http, 80), (Door::Https, 443)] {
+        let address = SocketAddr::from((listen, port));
+        match server::bind(address).await {
+            Ok(listener) => {
+                tokio::spawn(server::serve(listener, door, Arc::clone(shared), Arc::clone(&room)));
+            }
+            Err(source) if door == Door::Proxy => {
+                return Err(EgressError::Bind { what: address.to_string(), source });
+            }
+            Err(error) => {
+                log::error("a port is not served", &[("address", &address), ("error", &error)]);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes credentials to inject (`inject:<secret>`) and values to look for (`scan:<name>`).
+fn take(vault: &Vault, delivery: Delivery) -> Result<(), Refused> {
     refuse_unknown(&delivery, |key| match key.split_once(':') {
         Some(("inject", name)) => SecretName::new(name).is_ok(),
         Some(("scan", name)) => EnvName::new(name).is_ok() || SecretName::new(name).is_ok(),
         _ => false,
     })?;
-    let names: Vec<&str> = delivery.keys().map(String::as_str).collect();
+    let names: Vec<String> = delivery.keys().cloned().collect();
+    let short = vault.take(delivery);
     log::info("secrets were delivered", &[("names", &names.join(", "))]);
-    held.lock().unwrap_or_else(PoisonError::into_inner).extend(delivery);
+    if !short.is_empty() {
+        let why = format!("under {SHORTEST} bytes, they would be found everywhere");
+        log::warn("values are not looked for", &[("names", &short.join(", ")), ("why", &why)]);
+    }
     Ok(())
 }

@@ -1,47 +1,40 @@
-//! The proxy's server: takes requests apart, asks the rules, and carries out what they say.
+//! One request: taken apart, decided about, scanned, given its credential, sent, and answered.
 
-use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use bottle_detector::unpack::Unpacker;
+use bottle_planner::decision::{Code, Outcome, Via};
 use bottle_planner::policy::Route;
 use bottle_planner::sidecar::EgressSettings;
 use bytes::Bytes;
-use http_body_util::{Either, Full};
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::http::uri::{Authority, PathAndQuery, Scheme};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, Entry as HeaderEntry, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::{Authority as UriAuthority, PathAndQuery, Scheme};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
 
-use super::decisions::{Decision, DecisionLog, Entry};
-use super::dial::{DialFault, Dialer, Purpose};
-use super::rules::{self, NormalPath, Reach, Refusal, Target, TargetFault, Verdict};
+use super::authority::Authority;
+use super::body::{self, Answer, Outgoing, Received, Scrub};
+use super::counters::Counters;
+use super::decisions::DecisionLog;
+use super::flow::Flow;
+use super::rules::{self, Granted, NormalPath, Refusal, Target, TargetFault, Tunnel};
+use super::scan::Scan;
+use super::server::Connection;
 use super::settings::{Client, Table};
-use super::tunnel::{self, Activity};
-use crate::log;
+use super::upstream::{SendFault, Sending, Server, Upstreams};
+use super::vault::Vault;
+use super::websocket;
 
-/// Connections at once; more are closed.
-const CONNECTIONS: usize = 1024;
-/// The most bytes of a request line and its headers.
-const LARGEST_HEAD: usize = 64 << 10;
-/// How long a client may take for a head, also between two requests.
-const HEAD: Duration = Duration::from_secs(60);
-/// How long a server may take for its handshake.
-const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Under this name egress answers for itself.
-const OWN_NAME: &str = "egress.local";
+pub(super) const OWN_NAME: &str = "egress.local";
 
 /// RFC 9110, section 7.6.1, and the older ones of its kind.
-const HOP_BY_HOP: [&str; 10] = [
+const HOP_BY_HOP: [&str; 11] = [
     "connection",
     "expect",
+    "http2-settings",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -53,118 +46,115 @@ const HOP_BY_HOP: [&str; 10] = [
 ];
 /// Headers that frameworks take for the method.
 const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+/// Headers that say who somebody is. On a route with a credential the agent brings none of its own.
+const CREDENTIALS: [&str; 7] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "private-token",
+];
+/// Keys of a query that do the same; `-` and `_` are one, and so are the cases.
+const CREDENTIAL_KEYS: [&str; 18] = [
+    "access-token",
+    "api-key",
+    "apikey",
+    "auth",
+    "auth-token",
+    "authorization",
+    "client-secret",
+    "key",
+    "oauth-token",
+    "password",
+    "private-token",
+    "secret",
+    "token",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-api-key",
+    "x-goog-signature",
+];
 
-type Body = Either<Full<Bytes>, Incoming>;
-
-/// Everything a request is answered from.
-pub(super) struct Proxy {
-    settings: EgressSettings,
-    table: watch::Receiver<Arc<Table>>,
-    dialer: Dialer,
-    decisions: Arc<DecisionLog>,
+/// What all requests are answered from.
+pub(super) struct Shared {
+    pub(super) settings: EgressSettings,
+    pub(super) table: watch::Receiver<Arc<Table>>,
+    pub(super) upstreams: Arc<Upstreams>,
+    pub(super) authority: Authority,
+    pub(super) vault: Arc<Vault>,
+    pub(super) decisions: Arc<DecisionLog>,
+    pub(super) counters: Arc<Counters>,
 }
 
-impl Proxy {
-    pub(super) fn new(
-        settings: EgressSettings,
-        table: watch::Receiver<Arc<Table>>,
-        dialer: Dialer,
-        decisions: Arc<DecisionLog>,
-    ) -> Self {
-        Self { settings, table, dialer, decisions }
+impl Shared {
+    /// The routes in force.
+    pub(super) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.borrow())
     }
 }
 
-/// Serves for as long as it is polled.
-pub(super) async fn serve(listener: TcpListener, proxy: Proxy) {
-    let proxy = Arc::new(proxy);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                log::warn("a connection was not accepted", &[("error", &error)]);
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Some(client) = Client::at(&proxy.settings, from.ip()) else {
-            proxy.turn_away(from.ip());
-            continue;
-        };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            log::warn("too many connections; one was closed", &[("client", &client.as_str())]);
-            continue;
-        };
-        let connection = Connection { proxy: Arc::clone(&proxy), client, permit: Arc::new(permit) };
-        tokio::spawn(connection.serve(stream));
-    }
+/// What a connection's requests are for.
+#[derive(Debug, Clone)]
+pub(super) enum Aim {
+    /// Whatever each names, as a proxy is asked.
+    Proxy,
+    /// Whatever their `Host` names, on port 80: the client knows of no proxy.
+    Host,
+    /// One server, which the tunnel or the TLS handshake named.
+    Fixed {
+        /// The server.
+        target: Target,
+        /// Whether the client spoke TLS.
+        tls: bool,
+    },
 }
 
-impl Proxy {
-    fn turn_away(&self, from: IpAddr) {
-        self.decisions.record(&Entry {
-            client: &from.to_string(),
-            method: "",
-            host: "",
-            port: None,
-            path: None,
-            decision: Decision::Refuse,
-            rule: "client",
-            reason: "only the agent and the git gate are served",
-        });
+impl Aim {
+    fn scheme(&self) -> &'static str {
+        match self {
+            Self::Fixed { tls: true, .. } => "https",
+            _ => "http",
+        }
     }
-}
-
-/// One client connection.
-#[derive(Clone)]
-struct Connection {
-    proxy: Arc<Proxy>,
-    client: Client,
-    /// Held by the tunnels that come out of this connection, too.
-    permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        let service = service_fn(move |request| {
-            let connection = self.clone();
-            async move { Ok::<_, Infallible>(connection.answer(request).await) }
-        });
-        let served = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
-            .max_buf_size(LARGEST_HEAD)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        // How a connection broke is the client's affair; what it was refused is in the log.
-        let _ = served.await;
-    }
-
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Answers one request.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let mut flow = self.flow();
+        describe(&mut flow, &request, self.aim.scheme());
         if request.method() == Method::CONNECT {
-            return self.tunnel(request).await;
+            return self.open_tunnel(flow, request);
         }
-        match self.own_path(&request) {
-            Some(Ok(())) => self.routes(&request),
-            Some(Err(refusal)) => {
-                let what = Asked { target: None, ..Asked::of(&request) };
-                self.refuse(&what, &refusal)
-            }
-            None => self.forward(request).await,
+        if let Some(known) = self.own_path(&request) {
+            return match known {
+                Ok(()) => own_routes(&flow, request.method() == Method::HEAD),
+                Err(refusal) => refused(&flow, &refusal),
+            };
+        }
+        match self.forward(flow, request).await {
+            Ok(response) => response,
+            Err((flow, refusal)) => refused(&flow, &refusal),
         }
     }
 
     /// Whether the request is for egress itself, and if so, whether it may be answered.
     fn own_path(&self, request: &Request<Incoming>) -> Option<Result<(), Refusal>> {
-        let host = match request.uri().authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => one_host(request.headers()).ok().flatten(),
-        };
+        if matches!(self.aim, Aim::Fixed { .. }) {
+            return None;
+        }
+        let named = request.uri().authority().map(UriAuthority::as_str);
+        let host = named.or_else(|| one_host(request.headers()).ok().flatten());
         let name = host.map(|host| host.split(':').next().unwrap_or_default());
         let own = name.is_some_and(|name| name.eq_ignore_ascii_case(OWN_NAME));
-        if request.uri().authority().is_some() && !own {
+        let elsewhere = match self.aim {
+            Aim::Host => true,
+            _ => named.is_some(),
+        };
+        if !own && elsewhere {
             return None;
         }
         let reads = [Method::GET, Method::HEAD].contains(request.method());
@@ -172,220 +162,392 @@ impl Connection {
             return Some(Ok(()));
         }
         let reason = "egress is a proxy; of itself it shows http://egress.local/routes only";
-        Some(Err(Refusal::new("proxy", reason)))
+        Some(Err(Refusal::new(Code::NoRoute, "proxy", reason)))
     }
 
-    fn routes(&self, request: &Request<Incoming>) -> Response<Body> {
-        let asked = Asked { host: OWN_NAME.into(), ..Asked::of(request) };
-        self.record(&asked, Decision::Allow, OWN_NAME, "the routes in force");
-        let table = Arc::clone(&self.proxy.table.borrow());
-        let routes: Vec<Value> =
-            table.file.routes.iter().map(|(host, route)| shown(host.as_str(), route)).collect();
-        let text = json!({ "digest": table.digest, "routes": routes }).to_string() + "\n";
-        respond(StatusCode::OK, "application/json", text)
-    }
-
-    async fn tunnel(&self, request: Request<Incoming>) -> Response<Body> {
-        let mut asked = Asked::of(&request);
-        let target = match tunnel_target(&request) {
-            Ok(target) => target,
-            Err(refusal) => return self.refuse(&asked, &refusal),
-        };
-        asked.aim(&target);
-        let table = Arc::clone(&self.proxy.table.borrow());
-        let (reach, rule) = match table.decide_tunnel(self.client, &target) {
-            Verdict::Refuse(refusal) => return self.refuse(&asked, &refusal),
-            Verdict::Allow { reach, rule } => (reach, rule),
-        };
-        let server = match self.proxy.dialer.dial(&target, reach, Purpose::Tunnel).await {
-            Ok(dialled) => dialled.stream,
-            Err(fault) => return self.unreached(&asked, &rule, &fault),
-        };
-        self.record(&asked, Decision::Allow, &rule, "");
-        let connection = self.clone();
-        tokio::spawn(async move {
-            let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
-            let revoked = connection.revoked(&target, reach);
-            tunnel::carry(TokioIo::new(upgraded), server, revoked).await;
-            drop(connection.permit);
+    fn open_tunnel(&self, mut flow: Flow, request: Request<Incoming>) -> Response<Answer> {
+        let asked = self.tunnel_target(&request);
+        let decided = asked.and_then(|target| {
+            aim(&mut flow, &target);
+            hidden_in_host(&flow, request.uri().host().unwrap_or_default())?;
+            let tunnel = flow.table.decide_tunnel(self.client, &target)?;
+            Ok((target, tunnel))
         });
-        Response::new(Either::Left(Full::default()))
+        let (target, tunnel) = match decided {
+            Ok(decided) => decided,
+            Err(refusal) => return refused(&flow, &refusal),
+        };
+        let connection = self.clone();
+        match tunnel {
+            Tunnel::Inspect => {
+                tokio::spawn(async move {
+                    if let Ok(upgraded) = hyper::upgrade::on(request).await {
+                        connection.inspect(upgraded, target).await;
+                    }
+                });
+            }
+            Tunnel::Pass(granted) | Tunnel::Gate(granted) => {
+                let flow = Arc::new(flow);
+                tokio::spawn(async move {
+                    if let Ok(upgraded) = hyper::upgrade::on(request).await {
+                        connection.pass(upgraded, target, granted, flow).await;
+                    }
+                });
+            }
+        }
+        Response::new(Answer::Own(None))
     }
 
-    /// Returns when routes were reloaded and no longer allow this tunnel as it was opened.
-    async fn revoked(&self, target: &Target, opened: Reach) {
-        let mut table = self.proxy.table.clone();
-        loop {
-            {
-                let table = table.borrow_and_update();
-                match table.decide_tunnel(self.client, target) {
-                    Verdict::Allow { reach, .. } if reach == opened => {}
-                    _ => return,
+    fn tunnel_target(&self, request: &Request<Incoming>) -> Result<Target, Refusal> {
+        if !matches!(self.aim, Aim::Proxy) {
+            let reason = "a tunnel is opened at the proxy, not inside of another connection";
+            return Err(Refusal::new(Code::Malformed, "tunnel", reason));
+        }
+        let authority = request.uri().authority().map_or("", UriAuthority::as_str);
+        let target = Target::parse(authority, None).map_err(not_a_target)?;
+        agree(request.headers(), &target)?;
+        Ok(target)
+    }
+
+    async fn forward(
+        &self,
+        mut flow: Flow,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answer>, (Arc<Flow>, Refusal)> {
+        let parts = self.decide(&mut flow, &request);
+        let flow = Arc::new(flow);
+        let (target, granted, path) = match parts {
+            Ok(parts) => parts,
+            Err(refusal) => return Err((flow, refusal)),
+        };
+        let fault = |refusal| (Arc::clone(&flow), refusal);
+        let upgrades = websocket::is_asked_for(&request);
+        let (mut head, incoming) = request.into_parts();
+        let client_end = upgrades.then(|| head.extensions.remove::<hyper::upgrade::OnUpgrade>());
+        head.extensions.clear();
+        strip_hop_by_hop(&mut head.headers);
+        head.headers.remove(header::HOST);
+        let route = &flow.table.routes()[granted.route];
+        if route.injects() {
+            alone_with_our_credential(&head.headers, &head.method, &head.uri, self.aim.scheme())
+                .map_err(|reason| {
+                    Refusal::new(Code::Credential, format!("{} auth", route.pattern), reason)
+                })
+                .map_err(fault)?;
+            for name in CREDENTIALS {
+                head.headers.remove(name);
+            }
+            for rule in route.route.auth.iter().chain(&granted.auth) {
+                head.headers.remove(rule.header.as_str());
+            }
+        }
+        join_cookies(&mut head.headers);
+
+        let mut path = path;
+        let scan = Scan::of(&flow.held, &flow.table, &target.host, route.route.dlp);
+        let mut noted = None;
+        let body = match &scan {
+            None => Outgoing::of(incoming, &flow),
+            Some(scan) => {
+                let judged = scan.head(&mut path, &mut head.headers).map_err(fault)?;
+                noted = judged.outcome();
+                if incoming.is_end_stream() {
+                    Outgoing::empty()
+                } else {
+                    let coding = one_coding(&head.headers).map_err(fault)?;
+                    let prepared = body::prepare(incoming, coding.as_deref(), scan, &flow).await;
+                    let prepared = prepared.map_err(fault)?;
+                    noted = prepared.noted.max(noted);
+                    if prepared.unpacked {
+                        head.headers.remove(header::CONTENT_ENCODING);
+                        head.headers.remove(header::CONTENT_LENGTH);
+                    }
+                    prepared.body
                 }
             }
-            if table.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn forward(&self, request: Request<Incoming>) -> Response<Body> {
-        let mut asked = Asked::of(&request);
-        let target = match request_target(&request) {
-            Ok(target) => target,
-            Err(refusal) => return self.refuse(&asked, &refusal),
         };
-        asked.aim(&target);
-        let path = NormalPath::parse(request.uri().path());
-        let table = Arc::clone(&self.proxy.table.borrow());
-        let verdict = table.decide_request(
-            self.client,
-            &rules::Request {
-                target: &target,
-                method: request.method().as_str(),
-                path: path.as_ref().map_err(|fault| *fault),
-                query: request.uri().query(),
-                overrides_method: OVERRIDES.iter().any(|n| request.headers().contains_key(*n)),
+        if let Some(auth) = &granted.auth {
+            let Some(value) = flow.held.credential(auth) else {
+                let reason = format!(
+                    "{} is not delivered (or has characters that no header may have); \
+                     `bottle apply` delivers it",
+                    auth.secret
+                );
+                let rule = format!("{} auth", route.pattern);
+                return Err(fault(Refusal::new(Code::Credential, rule, reason)));
+            };
+            let name = HeaderName::try_from(auth.header.as_str());
+            if let Ok(name) = name {
+                head.headers.insert(name, value);
+            }
+            // What comes back is scrubbed, which needs to be seen.
+            head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
+        match noted {
+            Some((outcome, rule)) => {
+                flow.record(outcome, Code::Leak, &rule, &format!("allowed by {}", granted.rule));
+            }
+            None => flow.record(Outcome::Allow, Code::Granted, &granted.rule, ""),
+        }
+
+        let server = Server {
+            tls: self.aim.scheme() == "https",
+            reach: granted.reach,
+            target: target.clone(),
+        };
+        if let Some(client_end) = client_end {
+            websocket::prepare(&mut head.headers);
+            let sending = Sending { head, path, body: Outgoing::empty() };
+            let response = self.shared.upstreams.upgrade(&server, sending).await;
+            return match response {
+                Ok(response) => {
+                    let opened = websocket::Opened {
+                        connection: self.clone(),
+                        flow: Arc::clone(&flow),
+                        target,
+                        granted,
+                        scan,
+                    };
+                    Ok(opened.answer(response, client_end))
+                }
+                Err(error) => self.unreached(&flow, &error).map_err(fault),
+            };
+        }
+        let sending = Sending { head, path, body };
+        match self.shared.upstreams.send(&server, sending).await {
+            Ok((response, lease)) => Ok(self.received(response, lease, &flow, route.injects())),
+            Err(error) => match flow.stopped() {
+                Some(refusal) => Ok(refused_before(&flow, &refusal)),
+                None => self.unreached(&flow, &error).map_err(fault),
             },
-        );
-        let (reach, rule) = match verdict {
-            Verdict::Refuse(refusal) => return self.refuse(&asked, &refusal),
-            Verdict::Allow { reach, rule } => (reach, rule),
+        }
+    }
+
+    /// Where the request goes and whether it may, with the path that was matched.
+    fn decide(
+        &self,
+        flow: &mut Flow,
+        request: &Request<Incoming>,
+    ) -> Result<(Target, Granted, PathAndQuery), Refusal> {
+        let target = self.request_target(request)?;
+        aim(flow, &target);
+        if self.client == Client::Gate {
+            let reason = "the git gate may only open tunnels";
+            return Err(Refusal::new(Code::Client, "gate", reason));
+        }
+        hidden_in_host(flow, target.host.as_str())?;
+        let path = NormalPath::parse(request.uri().path());
+        flow.route = flow.table.route(&target.host).map(|route| route.pattern.to_string());
+        let granted = flow.table.decide_request(&rules::Request {
+            target: &target,
+            method: request.method().as_str(),
+            path: path.as_ref().map_err(|fault| *fault),
+            query: request.uri().query(),
+            overrides_method: OVERRIDES.iter().any(|n| request.headers().contains_key(*n)),
+        })?;
+        let malformed = |reason: String| Refusal::new(Code::Malformed, "path", reason);
+        let path = path.map_err(|fault| malformed(fault.to_string()))?;
+        let path = match request.uri().query() {
+            Some(query) => PathAndQuery::try_from(format!("{}?{query}", path.as_str())),
+            None => PathAndQuery::try_from(path.as_str()),
         };
-        let path = match &path {
-            Ok(path) => path,
-            Err(fault) => return self.refuse(&asked, &Refusal::new("path", fault.to_string())),
-        };
-        let dialled = match self.proxy.dialer.dial(&target, reach, Purpose::Request).await {
-            Ok(dialled) => dialled,
-            Err(fault) => return self.unreached(&asked, &rule, &fault),
-        };
-        let outgoing = match outgoing(request, &target, path, dialled.absolute) {
-            Ok(outgoing) => outgoing,
-            Err(error) => {
-                return self.refuse(&asked, &Refusal::new("request", error.to_string()));
+        Ok((target, granted, path.map_err(|error| malformed(error.to_string()))?))
+    }
+
+    fn request_target(&self, request: &Request<Incoming>) -> Result<Target, Refusal> {
+        let uri = request.uri();
+        let differs = |reason| Refusal::new(Code::Malformed, "host", reason);
+        let target = match &self.aim {
+            Aim::Proxy => {
+                if uri.scheme() != Some(&Scheme::HTTP) {
+                    let reason = "only http:// is forwarded; https goes through CONNECT";
+                    return Err(Refusal::new(Code::Malformed, "scheme", reason));
+                }
+                let authority = uri.authority().map_or("", UriAuthority::as_str);
+                Target::parse(authority, Some(80)).map_err(not_a_target)?
+            }
+            Aim::Host => {
+                if uri.authority().is_some() {
+                    return Err(differs("a whole URL is for a proxy; this is not asked as one"));
+                }
+                let host = one_host(request.headers()).ok().flatten();
+                let host = host.ok_or_else(|| differs("there is no Host header"))?;
+                Target::parse(host, Some(80)).map_err(not_a_target)?
+            }
+            Aim::Fixed { target, tls } => {
+                let usual = if *tls { 443 } else { 80 };
+                if let Some(authority) = uri.authority() {
+                    let named = Target::parse(authority.as_str(), Some(usual));
+                    let scheme = uri.scheme_str().unwrap_or(self.aim.scheme());
+                    if named.as_ref() != Ok(target) || scheme != self.aim.scheme() {
+                        return Err(differs("the URL names another server than the connection"));
+                    }
+                } else if request.version() == Version::HTTP_2 {
+                    return Err(differs("there is no :authority"));
+                }
+                target.clone()
             }
         };
-        self.record(&asked, Decision::Allow, &rule, "");
-        match exchange(dialled.stream, outgoing).await {
-            Ok(mut response) => {
-                strip_hop_by_hop(response.headers_mut());
-                *response.version_mut() = Version::HTTP_11;
-                response.map(Either::Right)
-            }
-            Err(error) => {
-                let text = format!("{target} gave no answer: {error}\n");
-                respond(StatusCode::BAD_GATEWAY, "text/plain; charset=utf-8", text)
-            }
+        if matches!(self.aim, Aim::Host) && target.port != 80 {
+            return Err(differs("the Host header names another port than the connection's"));
         }
+        agree(request.headers(), &target)?;
+        Ok(target)
     }
 
-    fn unreached(&self, asked: &Asked, rule: &str, fault: &DialFault) -> Response<Body> {
-        if fault.is_refusal() {
-            let reason = format!("{fault}; the manifest can pin it or allow private addresses");
-            return self.refuse(asked, &Refusal::new("address-guard", reason));
+    fn received(
+        &self,
+        response: Response<Incoming>,
+        lease: Option<super::upstream::Lease>,
+        flow: &Arc<Flow>,
+        injected: bool,
+    ) -> Response<Answer> {
+        let (mut head, inner) = response.into_parts();
+        strip_hop_by_hop(&mut head.headers);
+        head.headers.remove(header::ALT_SVC);
+        head.version = Version::HTTP_11;
+        head.extensions.clear();
+        flow.scrub_headers(&mut head.headers, injected);
+        let values = flow.held.scrub().filter(|_| injected && !inner.is_end_stream());
+        let mut scrub = None;
+        if let Some(values) = values {
+            let coding = one_coding(&head.headers).ok().flatten();
+            let coding = coding.filter(|coding| !coding.eq_ignore_ascii_case("identity"));
+            let unpacker = match coding.as_deref().map(Unpacker::new) {
+                None => None,
+                Some(Ok(unpacker)) => {
+                    head.headers.remove(header::CONTENT_ENCODING);
+                    head.headers.remove(header::CONTENT_LENGTH);
+                    Some(unpacker)
+                }
+                Some(Err(error)) => {
+                    let reason = format!("the response cannot be looked into: {error}");
+                    flow.record(Outcome::Failed, Code::Credential, "scrub", &reason);
+                    return respond(StatusCode::BAD_GATEWAY, "text/plain", reason + "\n");
+                }
+            };
+            scrub = Some(Scrub { scrubber: values.scrubber(), unpacker, ended: false });
         }
-        self.record(asked, Decision::Allow, rule, &fault.to_string());
-        respond(StatusCode::BAD_GATEWAY, "text/plain; charset=utf-8", format!("{fault}\n"))
+        let received = Received { inner, lease, scrub, flow: Arc::clone(flow) };
+        Response::from_parts(head, Answer::Received(Box::new(received)))
     }
 
-    fn refuse(&self, asked: &Asked, refusal: &Refusal) -> Response<Body> {
-        self.record(asked, Decision::Refuse, &refusal.rule, &refusal.reason);
-        let text = format!(
-            "bottle refused this request.\n\
-             what: {asked}\n\
-             rule: {}\n\
-             why:  {}\n\
-             ask:  call `request-egress` at http://supervise:9100/mcp if this session is \
-             supervised, or ask the person who runs it to add a route. The routes in force are \
-             at http://{OWN_NAME}/routes.\n",
-            refusal.rule, refusal.reason
-        );
-        let mut response = respond(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", text);
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        response
-    }
-
-    fn record(&self, asked: &Asked, decision: Decision, rule: &str, reason: &str) {
-        self.proxy.decisions.record(&Entry {
-            client: self.client.as_str(),
-            method: &asked.method,
-            host: &asked.host,
-            port: asked.port,
-            path: asked.path.as_deref(),
-            decision,
-            rule,
-            reason,
-        });
+    fn unreached(&self, flow: &Flow, fault: &SendFault) -> Result<Response<Answer>, Refusal> {
+        if let SendFault::Dial(dial) = fault
+            && dial.is_refusal()
+        {
+            let reason = format!("{dial}; the manifest can pin it or allow private addresses");
+            return Err(Refusal::new(Code::Address, "address-guard", reason));
+        }
+        flow.record(Outcome::Failed, Code::Upstream, "", &fault.to_string());
+        Ok(respond(StatusCode::BAD_GATEWAY, "text/plain; charset=utf-8", format!("{fault}\n")))
     }
 }
 
-/// What was asked for, as the log and a refusal repeat it; the query is left out.
-struct Asked {
-    method: String,
-    host: String,
-    port: Option<u16>,
-    path: Option<String>,
-    target: Option<String>,
-}
-
-impl Asked {
-    fn of(request: &Request<Incoming>) -> Self {
-        let connect = request.method() == Method::CONNECT;
-        // What stands before an `@` may be a password.
-        let authority = request.uri().authority().map_or("", Authority::as_str);
-        let host = authority.rsplit('@').next().unwrap_or_default();
-        Self {
-            method: request.method().to_string(),
-            host: host.into(),
-            port: None,
-            path: (!connect).then(|| request.uri().path().into()),
-            target: None,
-        }
-    }
-
-    fn aim(&mut self, target: &Target) {
-        self.host = target.host.as_str().into();
-        self.port = Some(target.port);
-        self.target = Some(target.to_string());
-    }
-}
-
-impl std::fmt::Display for Asked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let at = self.target.as_deref().unwrap_or(&self.host);
-        match &self.path {
-            Some(path) => write!(f, "{} http://{at}{path}", self.method),
-            None => write!(f, "{} {at}", self.method),
+impl Outgoing {
+    fn of(incoming: Incoming, flow: &Arc<Flow>) -> Self {
+        if incoming.is_end_stream() {
+            Self::empty()
+        } else {
+            Self::Direct(incoming, Arc::clone(flow))
         }
     }
 }
 
-fn tunnel_target(request: &Request<Incoming>) -> Result<Target, Refusal> {
-    let fault = |fault: TargetFault| Refusal::new("target", format!("the target is {fault}"));
-    let authority = request.uri().authority().map_or("", Authority::as_str);
-    let target = Target::parse(authority, None).map_err(fault)?;
-    agree(request.headers(), &target)?;
-    Ok(target)
+fn describe(flow: &mut Flow, request: &Request<Incoming>, scheme: &'static str) {
+    let connect = request.method() == Method::CONNECT;
+    // What stands before an `@` may be a password.
+    let authority = request.uri().authority().map_or("", UriAuthority::as_str);
+    flow.host = authority.rsplit('@').next().unwrap_or_default().into();
+    if flow.host.is_empty() {
+        flow.host = one_host(request.headers()).ok().flatten().unwrap_or_default().into();
+    }
+    flow.method = request.method().to_string();
+    if !connect {
+        flow.scheme = scheme;
+        flow.path = Some(request.uri().path().into());
+    }
 }
 
-fn request_target(request: &Request<Incoming>) -> Result<Target, Refusal> {
-    let fault = |fault: TargetFault| Refusal::new("target", format!("the target is {fault}"));
-    if request.uri().scheme() != Some(&Scheme::HTTP) {
-        let reason = "only http:// is forwarded; https goes through CONNECT";
-        return Err(Refusal::new("scheme", reason));
+fn aim(flow: &mut Flow, target: &Target) {
+    flow.host = target.host.as_str().into();
+    flow.port = Some(target.port);
+}
+
+fn not_a_target(fault: TargetFault) -> Refusal {
+    Refusal::new(Code::Malformed, "target", format!("the target is {fault}"))
+}
+
+/// A name that spells a secret carries it to whoever answers for the name.
+fn hidden_in_host(flow: &Flow, host: &str) -> Result<(), Refusal> {
+    match flow.held.in_host(host) {
+        None => Ok(()),
+        Some(name) => {
+            let reason = format!("the value of {name} is in the host's name");
+            Err(Refusal::new(Code::Leak, format!("leak {name}"), reason))
+        }
     }
-    let authority = request.uri().authority().map_or("", Authority::as_str);
-    let target = Target::parse(authority, Some(80)).map_err(fault)?;
-    agree(request.headers(), &target)?;
-    Ok(target)
+}
+
+/// On a route with a credential, nothing else says who asks, and nothing sends it where it shows.
+fn alone_with_our_credential(
+    headers: &HeaderMap,
+    method: &Method,
+    uri: &hyper::Uri,
+    scheme: &str,
+) -> Result<(), String> {
+    if scheme != "https" {
+        return Err("the credential would go unencrypted; ask over https".into());
+    }
+    if method == Method::TRACE {
+        return Err("TRACE would send the credential back".into());
+    }
+    if [header::RANGE, header::IF_RANGE].iter().any(|name| headers.contains_key(name)) {
+        return Err("a range of a response cannot be scrubbed".into());
+    }
+    let keys = uri.query().unwrap_or_default().split(['&', ';']);
+    for key in keys.map(|pair| pair.split('=').next().unwrap_or_default()) {
+        let plain = rules::decoded(key).to_ascii_lowercase().replace('_', "-");
+        if CREDENTIAL_KEYS.contains(&plain.as_str()) {
+            return Err(format!("the query has a credential of its own (`{plain}`)"));
+        }
+    }
+    Ok(())
+}
+
+/// HTTP/2 sends cookies in pieces, which HTTP/1 has in one line (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let all: Vec<&[u8]> =
+        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if all.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// The content codings of a body, in one line.
+fn one_coding(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let mut all = headers.get_all(header::CONTENT_ENCODING).iter();
+    match (all.next(), all.next()) {
+        (None, _) => Ok(None),
+        (Some(one), None) => match one.to_str() {
+            Ok(text) => Ok(Some(text.to_owned())),
+            Err(_) => Err(Refusal::new(Code::Malformed, "request", "a content coding is no text")),
+        },
+        _ => Err(Refusal::new(Code::Malformed, "request", "there are two content codings")),
+    }
 }
 
 /// The `Host` header names the target, or is not there. Many clients leave the port out.
 fn agree(headers: &HeaderMap, target: &Target) -> Result<(), Refusal> {
-    let differs = || Refusal::new("host", "the Host header names another host than the target");
+    let differs = || {
+        let reason = "the Host header names another host than the target";
+        Refusal::new(Code::Malformed, "host", reason)
+    };
     match one_host(headers).map_err(|()| differs())? {
         None => Ok(()),
+        Some(host) if host == target.host.as_str() => Ok(()),
         Some(host) => match Target::parse(host, Some(target.port)) {
             Ok(named) if named == *target => Ok(()),
             _ => Err(differs()),
@@ -402,66 +564,36 @@ fn one_host(headers: &HeaderMap) -> Result<Option<&str>, ()> {
     }
 }
 
-/// The request as the server gets it: under the path that was matched, with the target's own name.
-fn outgoing(
-    request: Request<Incoming>,
-    target: &Target,
-    path: &NormalPath,
-    absolute: bool,
-) -> Result<Request<Incoming>, hyper::http::Error> {
-    let (mut head, body) = request.into_parts();
-    let path = match head.uri.query() {
-        Some(query) => format!("{}?{query}", path.as_str()),
-        None => path.as_str().to_owned(),
-    };
-    let name = if target.port == 80 { target.host.as_str().into() } else { target.to_string() };
-    let mut uri = Uri::builder().path_and_query(PathAndQuery::try_from(path)?);
-    if absolute {
-        uri = uri.scheme(Scheme::HTTP).authority(name.as_str());
-    }
-    head.uri = uri.build()?;
-    head.version = Version::HTTP_11;
-    strip_hop_by_hop(&mut head.headers);
-    head.headers.insert(header::HOST, HeaderValue::try_from(name)?);
-    Ok(Request::from_parts(head, body))
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+            .collect();
+        for name in named {
+            if let HeaderEntry::Occupied(entry) = headers.entry(name) {
+                entry.remove_entry_mult();
+            }
+        }
     }
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
 }
 
-/// One request on a connection of its own.
-async fn exchange(
-    stream: TcpStream,
-    request: Request<Incoming>,
-) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
-    let activity = Activity::new();
-    let io = TokioIo::new(activity.watch(stream));
-    let (mut sender, connection) =
-        timeout(HANDSHAKE, hyper::client::conn::http1::handshake(io)).await??;
-    tokio::spawn(async move {
-        tokio::select! {
-            // The response's body tells its reader.
-            _ = connection => {}
-            () = activity.idle_for(tunnel::IDLE) => {}
-        }
-    });
-    Ok(sender.send_request(request).await?)
+/// The routes in force, as the agent may see them.
+fn own_routes(flow: &Flow, head_only: bool) -> Response<Answer> {
+    flow.record(Outcome::Allow, Code::Granted, OWN_NAME, "the routes in force");
+    let routes: Vec<Value> =
+        flow.table.file.routes.iter().map(|(host, route)| shown(host.as_str(), route)).collect();
+    let text = json!({ "digest": flow.table.digest, "routes": routes }).to_string() + "\n";
+    respond(StatusCode::OK, "application/json", if head_only { String::new() } else { text })
 }
 
-/// A route as the agent may see it: without the names of secrets.
+/// A route without the names of secrets.
 fn shown(host: &str, route: &Route) -> Value {
     let rule = |rule: &bottle_planner::policy::Rule| json!({ "methods": rule.methods, "paths": rule.paths, "access": rule.access });
     json!({
@@ -471,14 +603,76 @@ fn shown(host: &str, route: &Route) -> Value {
         "deny": route.deny.iter().map(rule).collect::<Vec<_>>(),
         "auth": route.auth.as_ref().map(|auth| auth.scheme),
         "tls": route.tls,
+        "dlp": route.dlp,
     })
 }
 
-fn respond(status: StatusCode, kind: &'static str, text: String) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
+/// Tells the log and the client of a refusal.
+pub(super) fn refused(flow: &Flow, refusal: &Refusal) -> Response<Answer> {
+    flow.refuse(refusal);
+    refused_before(flow, refusal)
+}
+
+/// Tells the client of a refusal that the log has already.
+fn refused_before(flow: &Flow, refusal: &Refusal) -> Response<Answer> {
+    let at = match flow.port {
+        Some(port) => format!("{}:{port}", flow.host),
+        None => flow.host.clone(),
+    };
+    let what = match &flow.path {
+        Some(path) => format!("{} {}://{at}{}", flow.method, flow.scheme, flow.masked(path)),
+        None => format!("{} {at}", flow.method),
+    };
+    let text = format!(
+        "bottle refused this request.\nwhat: {what}\nrule: {}\nwhy:  {}\nask:  {}\n",
+        refusal.rule,
+        refusal.reason,
+        how_to_ask(refusal.code),
+    );
+    let mut response = respond(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", text);
+    if flow.scheme != "https" {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// What an agent can do about a refusal.
+fn how_to_ask(code: Code) -> &'static str {
+    match code {
+        Code::Leak => {
+            "take the secret out of the request; the person who runs this session sees the refusal."
+        }
+        Code::GitPush => {
+            "push to the git remote as it is configured here: it leads to the git gate."
+        }
+        Code::Credential => {
+            "leave credentials out: egress puts the right one in. If one is missing, the person \
+             who runs this session delivers it with `bottle apply`."
+        }
+        Code::Malformed => "write the request in its plainest form.",
+        _ => {
+            "call `request-egress` at http://supervise:9100/mcp if this session is supervised, or \
+             ask the person who runs it: `bottle blocked` shows them this refusal and the command \
+             that allows it. The routes in force are at http://egress.local/routes."
+        }
+    }
+}
+
+pub(super) fn respond(status: StatusCode, kind: &'static str, text: String) -> Response<Answer> {
+    let mut response = Response::new(Answer::Own(Some(Bytes::from(text))));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+/// How a connection's requests are asked, as the log has it.
+pub(super) fn via(client: Client, aim: &Aim, transparent: bool) -> Via {
+    match (client, aim) {
+        (Client::Gate, _) => Via::Gate,
+        (_, Aim::Host) => Via::Transparent,
+        _ if transparent => Via::Transparent,
+        _ => Via::Proxy,
+    }
 }
 
 #[cfg(test)]
@@ -521,5 +715,27 @@ mod tests {
             }
             assert_eq!(agree(&headers, &target).is_ok(), agrees, "{hosts:?}");
         }
+    }
+
+    #[test]
+    fn a_query_brings_no_credential_of_its_own() {
+        let headers = HeaderMap::new();
+        for (query, fine) in [
+            ("q=key&page=2", true),
+            ("keyword=1", true),
+            ("Access_Token=x", false),
+            ("a=1&api%2dkey=x", false),
+            ("a=1;token=x", false),
+            ("key", false),
+        ] {
+            let uri: hyper::Uri = format!("/?{query}").parse().unwrap();
+            let told = alone_with_our_credential(&headers, &Method::GET, &uri, "https");
+            assert_eq!(told.is_ok(), fine, "{query}");
+        }
+        let uri = hyper::Uri::from_static("/");
+        assert!(alone_with_our_credential(&headers, &Method::GET, &uri, "http").is_err());
+        assert!(alone_with_our_credential(&headers, &Method::TRACE, &uri, "https").is_err());
+        let ranged = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static("bytes=0-"))]);
+        assert!(alone_with_our_credential(&ranged, &Method::GET, &uri, "https").is_err());
     }
 }

@@ -1,13 +1,14 @@
 //! What egress was told: its settings, read once, and the table of routes, read again on request.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use bottle_planner::policy::{HostPattern, Route};
+use bottle_planner::policy::Route;
 use bottle_planner::sidecar::{EgressSettings, RoutesFile};
 use bottle_planner::words::Digest;
 
-use super::rules::HostName;
+use super::rules::{Compiled, HostName};
 use crate::settings::{SettingsError, load};
 
 /// The settings and what follows from them.
@@ -104,6 +105,13 @@ impl Client {
 pub(super) struct Table {
     pub(super) file: RoutesFile,
     pub(super) digest: Digest,
+    /// The plan they came with, as the executor says.
+    pub(super) plan: Option<Digest>,
+    routes: Vec<Compiled>,
+    /// By exact host.
+    exact: HashMap<String, usize>,
+    /// By what follows the `*` of a wildcard, the dot included.
+    wild: HashMap<String, usize>,
 }
 
 impl Table {
@@ -116,18 +124,50 @@ impl Table {
                 return Err(SettingsError::Value { path, reason: format!("{host}: {reason}") });
             }
         }
-        Ok(Self { file: loaded.value, digest: loaded.digest })
+        Ok(Self::new(loaded.value, loaded.digest, applied(input)))
+    }
+
+    fn new(file: RoutesFile, digest: Digest, plan: Option<Digest>) -> Self {
+        let routes: Vec<Compiled> =
+            file.routes.iter().enumerate().map(|(n, (p, r))| Compiled::new(n, p, r)).collect();
+        let (mut exact, mut wild) = (HashMap::new(), HashMap::new());
+        for (n, compiled) in routes.iter().enumerate() {
+            match compiled.pattern.as_str().strip_prefix('*') {
+                Some(suffix) => wild.insert(suffix.to_owned(), n),
+                None => exact.insert(compiled.pattern.as_str().to_owned(), n),
+            };
+        }
+        Self { file, digest, plan, routes, exact, wild }
     }
 
     /// The most specific route for a host: its own, else the longest wildcard.
-    pub(super) fn route(&self, host: &HostName) -> Option<(&HostPattern, &Route)> {
+    pub(super) fn route(&self, host: &HostName) -> Option<&Compiled> {
         let host = host.as_str();
-        let exact = HostPattern::new(host).ok();
-        let wildcards = host
-            .match_indices('.')
-            .filter_map(|(dot, _)| HostPattern::new(&format!("*{}", &host[dot..])).ok());
-        exact.into_iter().chain(wildcards).find_map(|p| self.file.routes.get_key_value(&p))
+        let wildcards = host.match_indices('.').map(|(dot, _)| self.wild.get(&host[dot..]));
+        let found = self.exact.get(host).or_else(|| wildcards.flatten().next())?;
+        self.routes.get(*found)
     }
+
+    /// Every route, in order.
+    pub(super) fn routes(&self) -> &[Compiled] {
+        &self.routes
+    }
+
+    /// Whether a delivered value may be sent to a host.
+    pub(super) fn passes(&self, value: &str, host: &HostName) -> bool {
+        let hosts = self.file.use_at.get(value);
+        hosts.is_some_and(|hosts| hosts.iter().any(|pattern| pattern.matches(host.as_str())))
+    }
+}
+
+/// The plan that the executor last applied here; decisions are logged with it.
+fn applied(input: &Path) -> Option<Digest> {
+    #[derive(serde::Deserialize)]
+    struct Applied {
+        plan: Digest,
+    }
+    let bytes = crate::settings::read(&input.join("applied.json")).ok()?;
+    serde_json::from_slice::<Applied>(&bytes).ok().map(|applied| applied.plan)
 }
 
 fn fault(route: &Route) -> Option<&'static str> {
@@ -200,7 +240,7 @@ pub(super) mod tests {
             ("example.com.evil.test", None),
         ] {
             let host = HostName::parse(host).unwrap();
-            assert_eq!(all.route(&host).map(|(p, _)| p.as_str()), expected, "{}", host.as_str());
+            assert_eq!(all.route(&host).map(|r| r.pattern.as_str()), expected, "{}", host.as_str());
         }
         let wild = table(json!({"*.example.com": route(json!({}))}));
         assert!(wild.route(&HostName::parse("example.com").unwrap()).is_none());

@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::time::{Instant, sleep_until};
 
 /// A connection on which nothing arrives from either side for this long is closed. Long, because a
 /// model may think for minutes before its first byte.
 pub(super) const IDLE: Duration = Duration::from_secs(15 * 60);
+
+/// What is carried at once, each way.
+const PIECE: usize = 32 << 10;
 
 /// When something last arrived.
 #[derive(Debug, Clone)]
@@ -45,7 +48,7 @@ impl Activity {
 
     /// A stream whose arrivals are noted.
     pub(super) fn watch<S>(&self, inner: S) -> Watched<S> {
-        Watched { inner, activity: self.clone() }
+        Watched { inner, activity: self.clone(), read: 0 }
     }
 }
 
@@ -54,6 +57,7 @@ impl Activity {
 pub(super) struct Watched<S> {
     inner: S,
     activity: Activity,
+    read: usize,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -62,9 +66,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let poll = Pin::new(&mut self.inner).poll_read(context, buffer);
         if poll.is_ready() {
             self.activity.note();
+            self.read += buffer.filled().len() - before;
         }
         poll
     }
@@ -88,8 +94,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
+/// How many bytes a tunnel carried each way.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Carried {
+    pub(super) sent: usize,
+    pub(super) received: usize,
+}
+
 /// Carries bytes until an end closes, all is quiet, or `revoked` returns.
-pub(super) async fn carry<A, B>(client: A, server: B, revoked: impl Future<Output = ()>)
+pub(super) async fn carry<A, B>(client: A, server: B, revoked: impl Future<Output = ()>) -> Carried
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -99,8 +112,9 @@ where
     let mut server = activity.watch(server);
     tokio::select! {
         // How a tunnel broke is between its two ends.
-        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+        _ = copy_bidirectional_with_sizes(&mut client, &mut server, PIECE, PIECE) => {}
         () = activity.idle_for(IDLE) => {}
         () = revoked => {}
     }
+    Carried { sent: client.read, received: server.read }
 }

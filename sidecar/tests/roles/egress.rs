@@ -35,25 +35,75 @@ fn status(answer: &str) -> &str {
     answer.get(9..12).unwrap_or("none")
 }
 
+/// What a TLS client sends first to a server of this name.
+fn client_hello(name: &str) -> Vec<u8> {
+    let config = rustls::ClientConfig::builder_with_provider(
+        rustls::crypto::ring::default_provider().into(),
+    );
+    let config = config
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = name.to_owned().try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(config.into(), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
 #[test]
-fn an_allowed_tunnel_carries_bytes_both_ways() {
+fn the_gates_tunnel_carries_bytes_both_ways() {
     let session = Session::new();
-    session.write_egress(&json!({"up.test": session.route(PORT, json!({}))}), json!({}));
-    let requests = session.serve(PORT, "hello ");
+    session.write_egress(&json!({}), json!({}));
+    let requests = session.serve(2222, "hello ");
     let _egress = session.start_ready("egress");
-    let (head, mut tunnel) = open(&session, Who::Agent, &format!("UP.test.:{PORT}"));
+    let (head, mut tunnel) = open(&session, Who::Gate, "GIT.test.:2222");
     assert_eq!(status(&head), "200", "{head}");
     tunnel.write_all(b"ping\r\n\r\nback").unwrap();
     let mut answer = [0; 10];
     tunnel.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"hello back");
     assert_eq!(requests.recv().unwrap(), "ping\r\n\r\n");
+    wait_until("the tunnel is logged", || !session.decisions().is_empty());
     let decision = &session.decisions()[0];
-    assert_eq!(decision["decision"], "allow");
-    assert_eq!(decision["client"], "agent");
-    assert_eq!(decision["host"], "up.test");
-    assert_eq!(decision["port"], PORT);
-    assert_eq!(decision["rule"], "up.test allow[0]");
+    assert_eq!(decision["outcome"], "allow");
+    assert_eq!(decision["client"], "gate");
+    assert_eq!(decision["host"], "git.test");
+    assert_eq!(decision["port"], 2222);
+    assert_eq!(decision["rule"], "gate git.test:2222");
+}
+
+#[test]
+fn a_route_that_is_passed_through_is_for_tls_to_its_own_host() {
+    let session = Session::new();
+    let through = json!({"tls": "passthrough"});
+    session.write_egress(&json!({"*.up.test": session.route(PORT, through)}), json!({}));
+    let requests = session.serve(PORT, "");
+    let _egress = session.start_ready("egress");
+    for (first, reason) in [
+        (client_hello("b.up.test"), "another than the tunnel's host"),
+        (client_hello("127.0.0.1"), "names no server"),
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "is for TLS"),
+    ] {
+        let before = session.decisions().len();
+        let (head, mut tunnel) = open(&session, Who::Agent, &format!("a.up.test:{PORT}"));
+        assert_eq!(status(&head), "200", "{head}");
+        tunnel.write_all(&first).unwrap();
+        assert_eq!(tunnel.read(&mut [0]).unwrap_or(0), 0, "{reason}");
+        wait_until("it is logged", || session.decisions().len() > before);
+        let decision = &session.decisions()[before];
+        assert!(decision["reason"].as_str().unwrap().contains(reason), "{decision}");
+        assert_eq!(decision["rule"], "sni");
+    }
+    assert!(requests.try_recv().is_err());
+    let (_, mut tunnel) = open(&session, Who::Agent, &format!("a.up.test:{PORT}"));
+    let mut hello = client_hello("a.up.test");
+    hello.extend_from_slice(b"\r\n\r\n");
+    tunnel.write_all(&hello).unwrap();
+    wait_until("the tunnel is logged", || {
+        session.decisions().last().is_some_and(|last| last["outcome"] == "allow")
+    });
 }
 
 #[test]
@@ -64,7 +114,6 @@ fn what_is_not_granted_is_refused_and_said() {
         &json!({
             "up.test": session.route(PORT, json!({})),
             "auth.test": session.route(PORT, json!({"auth": auth})),
-            "read.test": session.route(PORT, json!({"allow": [rule(json!({"access": "read"}))]})),
             "plain.test": session.route(80, json!({"allow": [rule(json!({"paths": ["/a/**"]}))]})),
         }),
         json!({}),
@@ -75,15 +124,13 @@ fn what_is_not_granted_is_refused_and_said() {
     let cases = [
         (connect("other.test:8443"), "default"),
         (connect("up.test:443"), "up.test port"),
-        (connect("auth.test:8443"), "auth.test auth"),
-        (connect("read.test:8443"), "read.test tunnel"),
+        (get("http://auth.test:8443/", "auth.test:8443"), "auth.test auth"),
         (connect(&format!("{server}:{PORT}")), "target"),
         (connect("[::1]:8443"), "target"),
         (connect("2130706433:8443"), "target"),
         (connect("127.1:8443"), "target"),
         (connect("egress.local:80"), "default"),
         ("CONNECT up.test:8443 HTTP/1.1\r\nHost: other.test:8443\r\n\r\n".into(), "host"),
-        ("CONNECT up.test:8443 HTTP/1.1\r\nHost: up.test\r\nHost: up.test\r\n\r\n".into(), "host"),
         (get("http://plain.test/a", "other.test"), "host"),
         (get("http://user:hunter2@plain.test/a", "plain.test"), "target"),
         (get("https://plain.test/a", "plain.test"), "scheme"),
@@ -100,7 +147,7 @@ fn what_is_not_granted_is_refused_and_said() {
         assert!(answer.contains(&format!("rule: {rule}\n")), "{request}{answer}");
         assert!(!answer.contains("hunter2"), "{answer}");
         let decision = &session.decisions()[number];
-        assert_eq!((&decision["decision"], &decision["rule"]), (&json!("refuse"), &json!(rule)));
+        assert_eq!((&decision["outcome"], &decision["rule"]), (&json!("refuse"), &json!(rule)));
         assert!(!decision.to_string().contains("hunter2"), "{decision}");
     }
 }
@@ -116,16 +163,19 @@ fn a_name_with_a_private_address_is_refused() {
     session.resolve("inside.test", IpAddr::V4(session.address(Who::Server)));
     let requests = session.serve(PORT, "");
     let egress = session.start_ready("egress");
-    let answer = session.ask(Who::Agent, &connect("inside.test:8443"));
+    let ask = |host: &str| {
+        let host = format!("{host}:{PORT}");
+        session.ask(Who::Agent, &get(&format!("http://{host}/"), &host))
+    };
+    let answer = ask("inside.test");
     assert_eq!(status(&answer), "403", "{answer}");
     assert!(answer.contains("rule: address-guard\n"), "{answer}");
     assert!(answer.contains("a loopback address"), "{answer}");
-    let (head, _) = open(&session, Who::Agent, "gone.test:8443");
-    assert_eq!(status(&head), "502", "{head}");
+    assert_eq!(status(&ask("gone.test")), "502");
 
     session.write_routes(&json!({"inside.test": unpinned(true)}));
     reload(&session, &egress);
-    let answer = session.ask(Who::Agent, &connect("inside.test:8443"));
+    let answer = ask("inside.test");
     assert_eq!(status(&answer), "403", "private is not loopback: {answer}");
     assert!(requests.try_recv().is_err());
 }
@@ -151,6 +201,7 @@ fn plain_http_is_forwarded_without_the_headers_of_one_hop() {
     assert!(seen.ends_with("\r\n\r\nbody"), "{seen}");
     assert!(seen.contains("host: plain.test:38080\r\n") && seen.contains("x-kept: 1"), "{seen}");
     assert!(!seen.contains("proxy-authorization") && !seen.contains("x-mine"), "{seen}");
+    wait_until("it is logged", || !session.decisions().is_empty());
     let decision = &session.decisions()[0];
     assert_eq!(decision["path"], "/%61/b%2fc", "the query is left out");
 }
@@ -185,14 +236,26 @@ fn reload(session: &Session, egress: &crate::harness::Process) {
 #[test]
 fn routes_are_reloaded_in_place_and_a_bad_file_changes_nothing() {
     let session = Session::new();
-    session.write_egress(&json!({"up.test": session.route(PORT, json!({}))}), json!({}));
-    let _requests = session.serve(PORT, "");
+    let through = session.route(PORT, json!({"tls": "passthrough"}));
+    session.write_egress(
+        &json!({"up.test": session.route(PORT, json!({})), "through.test": through}),
+        json!({}),
+    );
+    let _requests = session.serve(PORT, OK);
     let egress = session.start_ready("egress");
     let first = session.state().unwrap();
     assert_eq!(first.loaded, Some(Digest::of(session.read("in/routes.json").as_bytes())));
     assert_eq!(first.error, None);
-    let (head, mut kept) = open(&session, Who::Agent, "up.test:8443");
-    assert_eq!(status(&head), "200");
+    let ask = |host: &str| {
+        let host = format!("{host}:{PORT}");
+        status(&session.ask(Who::Agent, &get(&format!("http://{host}/"), &host))).to_owned()
+    };
+    assert_eq!(ask("up.test"), "200");
+    let (_, mut kept) = open(&session, Who::Agent, "through.test:8443");
+    kept.write_all(&client_hello("through.test")).unwrap();
+    wait_until("the tunnel is open", || {
+        session.decisions().iter().any(|d| d["host"] == "through.test" && d["outcome"] == "allow")
+    });
 
     session.write("in/routes.json", r#"{"protocol": 1, "routes": {"up.test": {}}}"#);
     egress.signal(Signal::HUP);
@@ -200,14 +263,14 @@ fn routes_are_reloaded_in_place_and_a_bad_file_changes_nothing() {
         session.state().is_some_and(|state| state.error.is_some())
     });
     assert_eq!(session.state().unwrap().loaded, first.loaded);
-    assert_eq!(status(&open(&session, Who::Agent, "up.test:8443").0), "200");
+    assert_eq!(ask("up.test"), "200");
 
     session.write_routes(&json!({"new.test": session.route(PORT, json!({}))}));
     reload(&session, &egress);
     assert_eq!(session.state().unwrap().error, None);
-    assert_eq!(status(&open(&session, Who::Agent, "new.test:8443").0), "200");
-    assert_eq!(status(&open(&session, Who::Agent, "up.test:8443").0), "403");
-    assert_eq!(kept.read(&mut [0]).unwrap(), 0, "a tunnel ends with its route");
+    assert_eq!(ask("new.test"), "200");
+    assert_eq!(ask("up.test"), "403");
+    assert_eq!(kept.read(&mut [0]).unwrap_or(0), 0, "a tunnel ends with its route");
 }
 
 #[test]
@@ -226,9 +289,9 @@ fn only_the_agent_and_the_gate_are_served_each_its_own() {
     ] {
         assert_eq!(status(&open(&session, who, target).0), expected, "{target}");
     }
-    let clients: Vec<Value> = session.decisions().iter().map(|d| d["client"].clone()).collect();
-    let stranger = session.address(Who::Server).to_string();
-    assert_eq!(clients, [stranger.as_str(), "gate", "gate", "gate", "agent"]);
+    let refused = session.decisions().into_iter().filter(|d| d["outcome"] == "refuse");
+    let clients: Vec<Value> = refused.map(|d| d["client"].clone()).collect();
+    assert_eq!(clients, ["stranger", "gate", "gate", "agent"]);
 }
 
 fn question(name: &str, kind: RecordType) -> Vec<u8> {
@@ -283,15 +346,15 @@ fn names_with_a_route_resolve_to_egress_and_others_do_not_exist() {
     }
     socket.send(b"\xff\xff garbage").unwrap();
     assert_eq!(ask_udp("a.up.test.", RecordType::A).answers.len(), 1);
+    wait_until("all is logged", || session.decisions().len() >= 9);
     let decisions = session.decisions();
     assert_eq!(decisions.len(), 9);
+    let told = |n: usize, key: &str| decisions[n][key].as_str().unwrap().to_owned();
+    assert_eq!((told(0, "via"), told(0, "method")), ("dns".into(), "A".into()));
+    assert_eq!(told(0, "outcome"), "allow");
     assert_eq!(
-        (&decisions[0]["method"], &decisions[0]["decision"]),
-        (&json!("DNS"), &json!("allow"))
-    );
-    assert_eq!(
-        (&decisions[6]["host"], &decisions[6]["decision"]),
-        (&json!("c2VjcmV0.evil.test."), &json!("refuse"))
+        (told(6, "host"), told(6, "outcome")),
+        ("c2VjcmV0.evil.test.".into(), "refuse".into())
     );
 }
 
@@ -300,32 +363,40 @@ fn a_corporate_proxy_is_asked_for_tunnels_and_given_plain_requests() {
     let session = Session::new();
     let proxy = format!("http://{}:3128", session.address(Who::Server));
     let unpinned = |port| session.route(port, json!({"address": null}));
+    let through =
+        |address: Value| session.route(443, json!({"address": address, "tls": "passthrough"}));
     session.write_egress(
         &json!({
-            "far.test": unpinned(443), "plain.test": unpinned(80),
-            "pinned.test": session.route(443, json!({})),
-            "inside.test": unpinned(443), "near.corp": session.route(PORT, json!({})),
+            "far.test": through(Value::Null), "plain.test": unpinned(80),
+            "pinned.test": through(json!(session.address(Who::Server))),
+            "inside.test": unpinned(80), "near.corp": session.route(PORT, json!({})),
         }),
         json!({"upstream_proxy": [proxy, ["corp"]]}),
     );
     session.resolve("inside.test", "10.0.0.1".parse().unwrap());
     let proxied = session.serve(3128, OK);
-    let direct = session.serve(PORT, "");
+    let direct = session.serve(PORT, OK);
     let _egress = session.start_ready("egress");
 
-    assert_eq!(status(&open(&session, Who::Agent, "far.test:443").0), "200");
+    let tunnel = |host: &str| {
+        let (head, mut tunnel) = open(&session, Who::Agent, &format!("{host}:443"));
+        assert_eq!(status(&head), "200");
+        tunnel.write_all(&client_hello(host)).unwrap();
+        tunnel
+    };
+    let _far = tunnel("far.test");
     assert!(proxied.recv().unwrap().starts_with("CONNECT far.test:443 HTTP/1.1\r\n"));
-    assert_eq!(status(&open(&session, Who::Agent, "pinned.test:443").0), "200");
+    let _pinned = tunnel("pinned.test");
     let pinned = format!("CONNECT {}:443 HTTP/1.1\r\n", session.address(Who::Server));
     assert!(proxied.recv().unwrap().starts_with(&pinned));
     let answer = session.ask(Who::Agent, &get("http://plain.test/x?y", "plain.test"));
     assert_eq!(status(&answer), "200", "{answer}");
     assert!(proxied.recv().unwrap().starts_with("GET http://plain.test/x?y HTTP/1.1\r\n"));
-    assert_eq!(status(&open(&session, Who::Agent, "inside.test:443").0), "403");
-    let (head, mut near) = open(&session, Who::Agent, "near.corp:8443");
-    assert_eq!(status(&head), "200");
-    near.write_all(b"\r\n\r\n").unwrap();
-    assert_eq!(direct.recv().unwrap(), "\r\n\r\n");
+    let inside = "http://inside.test/";
+    assert_eq!(status(&session.ask(Who::Agent, &get(inside, "inside.test"))), "403");
+    let near = format!("near.corp:{PORT}");
+    assert_eq!(status(&session.ask(Who::Agent, &get(&format!("http://{near}/"), &near))), "200");
+    assert!(direct.recv().unwrap().starts_with("GET / HTTP/1.1\r\n"));
     assert!(proxied.try_recv().is_err());
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bottle_sidecar::State;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
@@ -51,9 +52,22 @@ impl Session {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         let session = Self { folder, base, first };
+        session.mint();
         let resolver = session.address(Who::Resolver);
         session.write("resolv.conf", &format!("nameserver {resolver}\n"));
         session
+    }
+
+    /// The session's certificate authority, as the executor mints it.
+    fn mint(&self) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, "bottle test");
+        let certificate = params.self_signed(&key).unwrap();
+        self.write("in/ca.key", &key.serialize_pem());
+        self.write("in/ca.crt", &certificate.pem());
     }
 
     pub fn address(&self, who: Who) -> Ipv4Addr {
@@ -240,7 +254,8 @@ pub fn read_request(stream: &mut TcpStream) -> String {
     while !bytes.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
         bytes.push(byte[0]);
     }
-    let head = String::from_utf8(bytes).unwrap();
+    // A tunnel may bring what is no text.
+    let head = String::from_utf8_lossy(&bytes).into_owned();
     let length = head
         .lines()
         .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());

@@ -15,6 +15,9 @@ const PORT: u16 = 8443;
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive, x-hop\r\n\
                   x-hop: 1\r\nx-end: 1\r\n\r\nok";
 
+/// Of a server that answers once.
+const ONCE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+
 fn connect(target: &str) -> String {
     format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")
 }
@@ -241,7 +244,7 @@ fn routes_are_reloaded_in_place_and_a_bad_file_changes_nothing() {
         &json!({"up.test": session.route(PORT, json!({})), "through.test": through}),
         json!({}),
     );
-    let _requests = session.serve(PORT, OK);
+    let _requests = session.serve(PORT, ONCE);
     let egress = session.start_ready("egress");
     let first = session.state().unwrap();
     assert_eq!(first.loaded, Some(Digest::of(session.read("in/routes.json").as_bytes())));

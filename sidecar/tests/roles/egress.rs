@@ -255,7 +255,9 @@ fn routes_are_reloaded_in_place_and_a_bad_file_changes_nothing() {
     };
     assert_eq!(ask("up.test"), "200");
     let (_, mut kept) = open(&session, Who::Agent, "through.test:8443");
-    kept.write_all(&client_hello("through.test")).unwrap();
+    let mut hello = client_hello("through.test");
+    hello.extend_from_slice(b"\r\n\r\n");
+    kept.write_all(&hello).unwrap();
     wait_until("the tunnel is open", || {
         session.decisions().iter().any(|d| d["host"] == "through.test" && d["outcome"] == "allow")
     });

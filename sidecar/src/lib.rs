@@ -12,6 +12,8 @@ use std::str::FromStr;
 
 mod egress;
 pub mod exit;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod git_gate;
 mod init;
 mod log;

@@ -178,6 +178,8 @@ async fn unpacked(
     flow: &Arc<Flow>,
 ) -> Result<Prepared, Refusal> {
     let refuse = |reason: String| Refusal::new(Code::Limit, "leak content-encoding", reason);
+    // Unpacked bodies are held whole: a few at once, so that memory stays bounded.
+    let _turn = flow.shared.unpacking.acquire().await;
     let mut unpacker = Unpacker::new(coding)
         .map_err(|error| refuse(format!("the body cannot be looked into: {error}")))?;
     let (mut packed, mut plain) = (BytesMut::new(), Vec::new());

@@ -31,6 +31,23 @@ mod upstream;
 mod vault;
 mod websocket;
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    //! Ways in for the fuzz targets.
+
+    pub(crate) fn framing(bytes: &[u8], size: usize) -> Result<(), &'static str> {
+        super::strict::judge(bytes, size)
+    }
+
+    pub(crate) fn normal_path(path: &str) -> Option<String> {
+        super::rules::NormalPath::parse(path).ok().map(|path| path.as_str().to_owned())
+    }
+
+    pub(crate) fn decoded(path: &str) -> String {
+        super::rules::decoded(path)
+    }
+}
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -134,6 +151,7 @@ async fn serve(places: &Places) -> Result<(), EgressError> {
         vault: Arc::clone(&vault),
         decisions: Arc::clone(&decisions),
         counters: Arc::new(Counters::new(&places.output)),
+        unpacking: tokio::sync::Semaphore::new(proxy::UNPACKING),
     });
 
     let socket = places.socket();

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bottle_detector::unpack::Unpacker;
+use bottle_detector::{Finding, What};
 use bottle_planner::decision::{Code, Outcome, Via};
-use bottle_planner::policy::Route;
+use bottle_planner::policy::{DlpAction, Route};
 use bottle_planner::sidecar::EgressSettings;
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
@@ -12,7 +13,7 @@ use hyper::header::{self, Entry as HeaderEntry, HeaderMap, HeaderName, HeaderVal
 use hyper::http::uri::{Authority as UriAuthority, PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::authority::Authority;
 use super::body::{self, Answer, Outgoing, Received, Scrub};
@@ -87,7 +88,12 @@ pub(super) struct Shared {
     pub(super) vault: Arc<Vault>,
     pub(super) decisions: Arc<DecisionLog>,
     pub(super) counters: Arc<Counters>,
+    /// Turns at unpacking a body.
+    pub(super) unpacking: Semaphore,
 }
+
+/// Bodies unpacked at once.
+pub(super) const UNPACKING: usize = 4;
 
 impl Shared {
     /// The routes in force.
@@ -124,6 +130,19 @@ impl Aim {
 impl Connection {
     /// Answers one request.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let unwatched =
+            request.version() != Version::HTTP_2 && websocket::is_named_in(request.headers());
+        let mut response = self.answer_watched(request).await;
+        // Nobody watched the framing of what follows a request that might have changed the
+        // protocol: without the change, nothing may follow.
+        if unwatched && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    }
+
+    async fn answer_watched(&self, request: Request<Incoming>) -> Response<Answer> {
         let mut flow = self.flow();
         describe(&mut flow, &request, self.aim.scheme());
         if request.method() == Method::CONNECT {
@@ -243,6 +262,14 @@ impl Connection {
         }
         join_cookies(&mut head.headers);
 
+        if self.shared.settings.expects_delivery
+            && !flow.held.is_delivered()
+            && route.route.dlp.own_secrets != DlpAction::Off
+        {
+            let reason = "the secrets to look for are not delivered; `bottle apply` delivers them";
+            let rule = format!("{} dlp", route.pattern);
+            return Err(fault(Refusal::new(Code::Credential, rule, reason)));
+        }
         let mut path = path;
         let scan = Scan::of(&flow.held, &flow.table, &target.host, route.route.dlp);
         let mut noted = None;
@@ -335,7 +362,9 @@ impl Connection {
             let reason = "the git gate may only open tunnels";
             return Err(Refusal::new(Code::Client, "gate", reason));
         }
-        hidden_in_host(flow, target.host.as_str())?;
+        if !matches!(self.aim, Aim::Fixed { .. }) {
+            hidden_in_host(flow, target.host.as_str())?;
+        }
         let path = NormalPath::parse(request.uri().path());
         flow.route = flow.table.route(&target.host).map(|route| route.pattern.to_string());
         let granted = flow.table.decide_request(&rules::Request {
@@ -402,8 +431,14 @@ impl Connection {
         flow: &Arc<Flow>,
         injected: bool,
     ) -> Response<Answer> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let reason = "the server changes the protocol, and nobody asked it to";
+            flow.record(Outcome::Failed, Code::Upstream, "", reason);
+            return respond(StatusCode::BAD_GATEWAY, "text/plain", format!("{reason}\n"));
+        }
         let (mut head, inner) = response.into_parts();
         strip_hop_by_hop(&mut head.headers);
+        // It would send clients to other ports and protocols than the ones that are watched.
         head.headers.remove(header::ALT_SVC);
         head.version = Version::HTTP_11;
         head.extensions.clear();
@@ -479,12 +514,20 @@ fn not_a_target(fault: TargetFault) -> Refusal {
 }
 
 /// A name that spells a secret carries it to whoever answers for the name.
-fn hidden_in_host(flow: &Flow, host: &str) -> Result<(), Refusal> {
-    match flow.held.in_host(host) {
+pub(super) fn hidden_in_host(flow: &Flow, host: &str) -> Result<(), Refusal> {
+    let refuse = |name: &str, what: String| {
+        Err(Refusal::new(Code::Leak, format!("leak {name}"), format!("{what} the host's name")))
+    };
+    if let Some(name) = flow.held.in_host(host) {
+        return refuse(name, format!("the value of {name} is in"));
+    }
+    match flow.held.everything().scan(host.as_bytes()).first() {
         None => Ok(()),
-        Some(name) => {
-            let reason = format!("the value of {name} is in the host's name");
-            Err(Refusal::new(Code::Leak, format!("leak {name}"), reason))
+        Some(Finding { what: What::Rule(id), .. }) => {
+            refuse(id, format!("the leak rule {id} matches"))
+        }
+        Some(Finding { what: What::Value(name), .. }) => {
+            refuse(name, format!("the value of {name} is in"))
         }
     }
 }

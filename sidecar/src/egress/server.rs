@@ -208,9 +208,8 @@ impl Connection {
             Ok(host) => Target { host, port: 443 },
             Err(reason) => return flow.refuse(&Refusal::new(Code::Malformed, "sni", reason)),
         };
-        if let Some(name) = flow.held.in_host(&flow.host).map(str::to_owned) {
-            let reason = format!("the value of {name} is in the host's name");
-            return flow.refuse(&Refusal::new(Code::Leak, format!("leak {name}"), reason));
+        if let Err(refusal) = proxy::hidden_in_host(&flow, &flow.host) {
+            return flow.refuse(&refusal);
         }
         flow.route = flow.table.route(&target.host).map(|route| route.pattern.to_string());
         match flow.table.decide_tunnel(self.client, &target) {

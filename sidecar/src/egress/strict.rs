@@ -259,6 +259,13 @@ impl Framing {
     }
 }
 
+/// Judges a stream of requests that arrives in pieces of a size.
+#[cfg(fuzzing)]
+pub(super) fn judge(bytes: &[u8], size: usize) -> Checked<()> {
+    let mut framing = Framing::default();
+    bytes.chunks(size).try_for_each(|piece| framing.take(piece))
+}
+
 /// A head with its blank line.
 struct Head(Vec<u8>);
 

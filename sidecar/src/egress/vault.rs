@@ -35,6 +35,7 @@ pub(super) struct Held {
     hosts: HostNeedles,
     /// Values that are too short to be looked for.
     short: Vec<String>,
+    delivered: bool,
 }
 
 impl Vault {
@@ -85,7 +86,13 @@ impl Held {
             hosts: HostNeedles::of(named("scan")),
             short: named("scan").filter(|(_, v)| v.len() < SHORTEST).map(|(n, _)| n).collect(),
             inject,
+            delivered: !delivered.is_empty(),
         }
+    }
+
+    /// Whether anything was delivered since the start.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.delivered
     }
 
     /// The detector that a route's policy asks for; none where it asks for nothing.

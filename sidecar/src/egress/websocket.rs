@@ -26,10 +26,15 @@ const PIECE: usize = 16 << 10;
 
 /// Whether a request asks for a WebSocket.
 pub(super) fn is_asked_for(request: &Request<Incoming>) -> bool {
-    let upgrade = request.headers().get(header::UPGRADE);
     request.method() == Method::GET
         && request.version() == Version::HTTP_11
-        && upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && is_named_in(request.headers())
+}
+
+/// Whether any header names the protocol, whatever else the request is.
+pub(super) fn is_named_in(headers: &HeaderMap) -> bool {
+    let mut all = headers.get_all(header::UPGRADE).iter();
+    all.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Asks the server for one, too, in place of the headers of the hop before.

@@ -4,6 +4,8 @@
 //! Bytes in, findings out: no I/O, no clock, no thread. Egress scans requests with it as they
 //! stream, the git gate scans objects.
 
+pub mod unpack;
+
 use std::ops::Range;
 use std::sync::Arc;
 

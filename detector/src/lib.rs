@@ -177,30 +177,3 @@ impl Stream {
         found
     }
 }
-
-/// Stub.
-pub fn mask(_bytes: &mut [u8], _base: u64, _findings: &[Finding]) {}
-/// Stub.
-pub mod unpack {
-    /// Stub.
-    pub struct Unpacker {}
-    /// Stub.
-    #[derive(Debug, thiserror::Error)]
-    #[error("stub")]
-    pub struct UnpackError;
-    impl Unpacker {
-        /// Stub.
-        pub fn new(_codings: &str) -> Result<Self, UnpackError> {
-            Ok(Self {})
-        }
-        /// Stub.
-        pub fn feed(&mut self, p: &[u8], out: &mut Vec<u8>) -> Result<(), UnpackError> {
-            out.extend_from_slice(p);
-            Ok(())
-        }
-        /// Stub.
-        pub fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), UnpackError> {
-            Ok(())
-        }
-    }
-}

@@ -36,6 +36,9 @@ impl<'a, 'p> Live<'a, 'p> {
 
     /// One piece of news.
     pub fn tell(&mut self, event: &Event) {
+        if let Event::ActionSkipped { id, left: Some(why), .. } = event {
+            self.warn(&format!("{id} was left: {why}"));
+        }
         if self.json {
             if let Ok(line) = serde_json::to_string(event) {
                 self.printer.borrow_mut().event(&line);
@@ -105,10 +108,18 @@ impl<'a, 'p> Live<'a, 'p> {
 
     /// A line that stays, above whatever moves.
     fn say(&self, line: &str) {
-        let say = || self.printer.borrow_mut().say(line);
+        self.above(|printer| printer.say(line));
+    }
+
+    fn warn(&self, line: &str) {
+        self.above(|printer| printer.warn(line));
+    }
+
+    fn above(&self, tell: impl FnOnce(&mut Printer)) {
+        let tell = || tell(&mut self.printer.borrow_mut());
         match &self.list {
-            Some(list) => list.suspend(say),
-            None => say(),
+            Some(list) => list.suspend(tell),
+            None => tell(),
         }
     }
 }
@@ -130,7 +141,7 @@ mod tests {
         live.tell(&Event::ActionProgress { seq: 2, id: id("image:base"), line: "a\u{1b}".into() });
         let error = "no network".to_owned();
         live.tell(&Event::ActionFailed { seq: 3, id: id("image:base"), error });
-        live.tell(&Event::ActionSkipped { seq: 4, id: id("network:net") });
+        live.tell(&Event::ActionSkipped { seq: 4, id: id("network:net"), left: None });
         live.end();
         let text = sink.text();
         let lines: Vec<&str> = text.lines().collect();
@@ -138,5 +149,19 @@ mod tests {
         assert!(lines[1].starts_with("FAILED image:base (0."), "{text}");
         assert!(lines[1].ends_with("s): no network"), "{text}");
         assert_eq!(lines[2], " as is network:net");
+    }
+
+    #[test]
+    fn what_was_left_is_told_beside_the_events_too() {
+        for json in [false, true] {
+            let (mut printer, sink) = printer(false);
+            let printer = RefCell::new(&mut printer);
+            let mut live = Live::new(&printer, json, false);
+            let id = ActionId("deliver:agent".into());
+            let left = Some("it runs\u{1b}".to_owned());
+            live.tell(&Event::ActionSkipped { seq: 1, id, left });
+            let told = "deliver:agent was left: it runs\\u{1b}";
+            assert!(sink.text().contains(told), "{}", sink.text());
+        }
     }
 }

@@ -54,6 +54,9 @@ pub enum Event {
         seq: u64,
         /// Which.
         id: ActionId,
+        /// Why it was left although it was asked for, and how to get there.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        left: Option<String>,
     },
     /// An action failed; no new one begins after it.
     ActionFailed {

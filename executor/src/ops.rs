@@ -153,15 +153,17 @@ pub(crate) struct Made {
     pub(crate) object: Option<String>,
     /// What it changes in the ledger.
     pub(crate) notes: Vec<Note>,
+    /// Why it was left although it was asked for, and how to get there.
+    pub(crate) left: Option<String>,
 }
 
 impl Made {
     fn object(id: impl Into<String>) -> Self {
-        Self { object: Some(id.into()), notes: Vec::new() }
+        Self { object: Some(id.into()), ..Self::default() }
     }
 
     fn noted(note: Note) -> Self {
-        Self { object: None, notes: vec![note] }
+        Self { notes: vec![note], ..Self::default() }
     }
 }
 
@@ -321,7 +323,11 @@ impl<E: Engine> World<'_, E> {
                 self.blocking(move || {
                     let fingerprint = ca::mint(&state, &mint)?;
                     let object = Some(fingerprint.to_string());
-                    Ok::<_, ca::CaError>(Made { object, notes: vec![Note::Minted { fingerprint }] })
+                    Ok::<_, ca::CaError>(Made {
+                        object,
+                        notes: vec![Note::Minted { fingerprint }],
+                        left: None,
+                    })
                 })
                 .await
             }
@@ -357,7 +363,7 @@ impl<E: Engine> World<'_, E> {
                 self.forget(&at.container);
                 gone(self.engine.remove_container(target).await)?;
                 let note = |id: &String| Note::Gone { container: id.clone() };
-                Ok(Made { object: None, notes: basis.object.iter().map(note).collect() })
+                Ok(Made { notes: basis.object.iter().map(note).collect(), ..Made::default() })
             }
             Operation::RemoveNetwork(object) => {
                 gone(self.engine.remove_network(&object.name).await)
@@ -500,6 +506,7 @@ impl<E: Engine> World<'_, E> {
             (None, Some(fingerprint)) if safe_key && begun => Check::Satisfied(Made {
                 object: Some(fingerprint.to_string()),
                 notes: vec![Note::Minted { fingerprint }],
+                left: None,
             }),
             (None, _) if begun => Check::Ready(Basis::default()),
             (_, Some(found)) => {
@@ -948,7 +955,7 @@ impl<E: Engine> World<'_, E> {
                 // Where this very apply was cut short after the start, the ledger missed it.
                 let notes =
                     if none { Vec::new() } else { self.loaded(at.role, &container).await? };
-                Check::Satisfied(Made { object: Some(container.id), notes })
+                Check::Satisfied(Made { notes, ..Made::object(container.id) })
             }
             // An agent that ran to its end is ended, not drifted.
             ContainerState::Exited if none && at.role == Role::Agent => {
@@ -981,7 +988,7 @@ impl<E: Engine> World<'_, E> {
         }
         let container = self.present(&at.container).await?;
         let notes = self.loaded(at.role, &container).await?;
-        Ok(Made { object: Some(container.id), notes })
+        Ok(Made { notes, ..Made::object(container.id) })
     }
 
     /// What a container that was just started has read.
@@ -1026,11 +1033,21 @@ impl<E: Engine> World<'_, E> {
         if none && container.state == ContainerState::Exited {
             return Ok(Check::Satisfied(Made::default()));
         }
+        let now = (container.id.clone(), container.started_at.clone());
+        let delivered = self.ledger.borrow().delivered.get(&deliver.role) == Some(&now);
+        // Sidecars take a value in the place of another; the environment of a process is its own
+        // from its start.
+        if self.redeliver && delivered && deliver.role == Role::Agent {
+            let name = &deliver.container;
+            let left = format!(
+                "the agent runs and keeps the environment it was started with; to give it the \
+                 values of now, `docker restart {name}` and redeliver again"
+            );
+            return Ok(Check::Satisfied(Made { left: Some(left), ..Made::default() }));
+        }
         if none && self.redeliver {
             return Ok(Check::Ready(Basis::default()));
         }
-        let now = (container.id.clone(), container.started_at.clone());
-        let delivered = self.ledger.borrow().delivered.get(&deliver.role) == Some(&now);
         Ok(self.told_or_ready(action, delivered && !self.redeliver, "delivered", &container))
     }
 

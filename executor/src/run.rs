@@ -327,7 +327,7 @@ impl<'r, 'o> Run<'r, 'o> {
 
     fn skipped(&self, index: usize, made: &Made) {
         let id = self.end(index, ActionOutcome::Skipped, made.object.clone(), None);
-        self.tell(|seq| Event::ActionSkipped { seq, id });
+        self.tell(|seq| Event::ActionSkipped { seq, id, left: made.left.clone() });
     }
 
     fn failed(&self, index: usize, error: &OpError) {

@@ -54,7 +54,11 @@ pub struct Apply {
     /// Undo what this plan made, in reverse order
     #[arg(long, conflicts_with = "redeliver")]
     rollback: bool,
-    /// Deliver secrets again that were delivered before
+    /// Deliver secrets again that were delivered before, as they are now
+    ///
+    /// Sidecars take the new values at once. A running agent keeps the environment it was started
+    /// with, so it is left as it is, with a notice: `docker restart` its container, which ends its
+    /// work, and redeliver again.
     #[arg(long)]
     redeliver: bool,
     /// Events on standard output, one JSON object a line

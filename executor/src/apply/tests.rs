@@ -674,9 +674,40 @@ async fn redelivery_is_the_only_thing_a_verified_plan_does() {
     let applied = bench.apply_asking(&plan, ask).await.0.expect("applied");
     let done = applied.receipt.actions.iter().filter(|a| a.outcome == ActionOutcome::Done);
     let done: Vec<&str> = done.map(|a| a.id.0.as_str()).collect();
-    assert_eq!(done, ["deliver:agent", "deliver:egress"]);
-    assert_eq!(bench.engine.calls().iter().filter(|c| c.method == "exec").count(), 2);
+    assert_eq!(done, ["deliver:egress"]);
+    assert_eq!(bench.engine.calls().iter().filter(|c| c.method == "exec").count(), 1);
     assert!(bench.ledger().complete);
+}
+
+#[tokio::test]
+async fn a_running_agent_keeps_its_environment_until_it_is_restarted() {
+    let bench = Bench::new();
+    let plan = first();
+    bench.apply(&plan).await.expect("applied");
+    // The agent's init, once the agent runs.
+    let refuses = |name: &str, _: &[String]| ExecResult {
+        code: if name == "bottle-agent" { 77 } else { 0 },
+        output: "the agent already runs".into(),
+    };
+    bench.engine.set_exec(refuses);
+    let again = || Ask { redeliver: true, ..Ask::default() };
+    let (applied, events) = bench.apply_asking(&plan, again()).await;
+    applied.expect("rotated at the sidecars");
+    let told = |events: &[Event]| {
+        let left = events.iter().find_map(|event| match event {
+            Event::ActionSkipped { id, left, .. } if id.0 == "deliver:agent" => left.clone(),
+            _ => None,
+        });
+        left.unwrap_or_default()
+    };
+    assert!(told(&events).contains("`docker restart bottle-agent`"), "{events:?}");
+    bench.engine.crash_container("bottle-agent");
+    bench.engine.start("bottle-agent").await.expect("restarted");
+    bench.engine.set_exec(|_, _| ExecResult { code: 0, output: String::new() });
+    let (applied, events) = bench.apply_asking(&plan, again()).await;
+    applied.expect("delivered to both");
+    assert_eq!(told(&events), "");
+    assert_eq!(bench.engine.delivered("bottle-agent"), bench.engine.delivered("bottle-egress"));
 }
 
 #[tokio::test]

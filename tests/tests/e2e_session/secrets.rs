@@ -128,6 +128,13 @@ fn engines_files(container: &str) -> Vec<u8> {
     Command::new("docker").args(words).output().expect("docker runs").stdout
 }
 
+/// The variables of the agent's own program.
+fn environment(session: &str) -> String {
+    let find = "for p in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' <$p/cmdline)\" = 'sleep 86400 ' ] \
+                && tr '\\0' '\\n' <$p/environ; done";
+    docker(&["exec", "-u", "1000:1000", &agent(session), "bash", "-c", find]).out
+}
+
 #[test]
 fn they_are_where_they_are_for_and_nowhere_else() {
     let planted = Planted::new();
@@ -140,12 +147,7 @@ fn they_are_where_they_are_for_and_nowhere_else() {
     said.push(host.run(&["probe", "--manifest", "bottle.yaml"]).code(0));
 
     // Where they are for.
-    let inside = agent(session);
-    let environment = || {
-        let find = "for p in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' <$p/cmdline)\" = 'sleep 86400 ' ] \
-                    && tr '\\0' '\\n' <$p/environ; done";
-        docker(&["exec", "-u", "1000:1000", &inside, "bash", "-c", find]).out
-    };
+    let environment = || environment(session);
     until("the agent has its variables", || environment().contains("LITERAL="));
     for (name, value) in &planted.values {
         let line = format!("{name}={value}");
@@ -196,6 +198,29 @@ fn they_are_where_they_are_for_and_nowhere_else() {
     for place in ["files of", "logs"] {
         assert!(finds(&started, place), "the search is blind for {place}");
     }
+}
+
+#[test]
+fn redelivered_they_reach_the_sidecars_and_an_agent_that_was_restarted() {
+    let planted = Planted::new();
+    let (host, session) = (&planted.host, planted.session.as_str());
+    host.run(&[&PLAN[..], &["--name", session]].concat()).code(0);
+    host.run_with(&APPLY, planted.asked()).code(0);
+    let has = |value: &str| environment(session).lines().any(|l| l == format!("BY_NAME={value}"));
+    until("the agent has its variables", || has(&planted.values[0].1));
+    let again = || {
+        let mut command = host.command(&[&APPLY[..], &["--redeliver"]].concat());
+        command.env("BY_NAME", "rotated-by-name").env("PAT", "rotated-pat");
+        bottle_tests::host::ran(&mut command, planted.asked().as_bytes()).code(0)
+    };
+    let told = again().says("done deliver:egress").says("deliver:agent was left");
+    let restart = format!("docker restart {}", agent(session));
+    assert!(told.err.contains(&restart), "{}", told.err);
+    assert!(has(&planted.values[0].1), "its environment cannot have changed");
+    docker(&["restart", "-t", "1", &agent(session)]).code(0);
+    let told = again().says("done deliver:agent");
+    assert!(!told.err.contains("was left"), "{}", told.err);
+    until("the agent has the new value", || has("rotated-by-name"));
 }
 
 #[test]

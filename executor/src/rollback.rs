@@ -3,9 +3,13 @@
 //! Nothing is touched that this plan cannot be proved to have made: an engine object by its label
 //! and the journal, a file by the digest that was written. What is left is reported. Every step
 //! looks first, so that a rollback that was cut short is simply run again.
+//!
+//! A killed apply may have asked the engine for something that comes to be only after rollback has
+//! looked. So what the journal has begun and not ended is waited for, as long as it can take.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use bottle_planner::document::{self, Strictness};
 use bottle_planner::plan::{
@@ -28,6 +32,13 @@ use crate::state::{INPUTS, JOURNAL, LEDGER, Ledger, PLAN, PREVIOUS_PLAN, RECEIPT
 
 /// Seconds a container has between SIGTERM and SIGKILL.
 const GRACE_SECONDS: u32 = 10;
+
+/// How long the engine may take for what it was asked before the asking process was killed.
+/// Nothing tells that it will not come any more; Docker makes an object in well under a second.
+const SETTLES: Duration = Duration::from_secs(5);
+/// Between two looks at first; it doubles up to the longest.
+const POLL: Duration = Duration::from_millis(10);
+const LONGEST_POLL: Duration = Duration::from_millis(50);
 
 /// What a rollback left.
 #[derive(Debug)]
@@ -58,6 +69,8 @@ struct Past {
     begun: BTreeSet<ActionId>,
     /// Actions that ended well.
     done: BTreeSet<ActionId>,
+    /// Actions that began and have no end: the process was killed, and the engine may be at it.
+    unanswered: BTreeSet<ActionId>,
     /// Engine ids of what was made.
     ids: BTreeSet<String>,
     /// Files as they were before.
@@ -125,6 +138,7 @@ pub async fn rollback<E: Engine>(
         seq: 0,
     };
     let state = back.enter(ledger.clone()).await?;
+    back.settle().await?;
     back.refuse_unconfirmed(request.confirmed.is_some()).await?;
     let journal = {
         let (state, digest) = (state.clone(), digest.clone());
@@ -133,6 +147,12 @@ pub async fn rollback<E: Engine>(
     back.stop_own().await?;
     for action in plan.actions.iter().rev() {
         if back.past.begun.contains(&action.id) {
+            back.undo(action, &journal).await?;
+        }
+    }
+    // Once more for what came after all: the undoing has taken its time too.
+    for action in plan.actions.iter().rev() {
+        if back.past.unanswered.contains(&action.id) && is_object(&action.op) {
             back.undo(action, &journal).await?;
         }
     }
@@ -194,6 +214,10 @@ impl<E: Engine> Back<'_, '_, E> {
         });
         let (state, records) = entered.await?;
         for record in records.into_iter().filter(|r| r.plan == *self.world.digest) {
+            match record.event {
+                Step::Start => self.past.unanswered.insert(record.action.clone()),
+                _ => self.past.unanswered.remove(&record.action),
+            };
             self.past.ids.extend(record.object);
             self.past.minted.extend(record.notes.iter().filter_map(|n| match n {
                 Note::Minted { fingerprint } => Some(fingerprint.clone()),
@@ -217,6 +241,63 @@ impl<E: Engine> Back<'_, '_, E> {
         }
         *self.world.state.borrow_mut() = Some(state.clone());
         Ok(state)
+    }
+
+    /// Waits until all that the engine was asked, and never answered, is seen to be done; what is
+    /// not seen in time never reached it.
+    async fn settle(&mut self) -> Result<(), OpError> {
+        let plan = self.world.plan;
+        let open = plan.actions.iter().filter(|a| self.past.unanswered.contains(&a.id));
+        let mut open: Vec<&Action> = open.collect();
+        let begun = Instant::now();
+        let mut wait = POLL;
+        let mut told = false;
+        loop {
+            let mut left = Vec::new();
+            for action in open {
+                if begun.elapsed() < patience(&action.op) && !self.took_effect(&action.op).await? {
+                    left.push(action);
+                }
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            for action in left.iter().filter(|_| !std::mem::replace(&mut told, true)) {
+                self.seq += 1;
+                let line = "it was cut short; the engine may still be at it".to_owned();
+                let id = action.id.clone();
+                (self.observer)(&Event::ActionProgress { seq: self.seq, id, line });
+            }
+            tokio::time::sleep(wait).await;
+            wait = (2 * wait).min(LONGEST_POLL);
+            open = left;
+        }
+    }
+
+    /// Whether the world is as an engine call leaves it. Calls that change nothing which a
+    /// rollback looks at need no waiting for.
+    async fn took_effect(&self, op: &Operation) -> Result<bool, OpError> {
+        let engine = self.world.engine;
+        Ok(match op {
+            Operation::Network(spec) => engine.network(&spec.name).await?.is_some(),
+            Operation::Volume(spec) => engine.volume(&spec.name).await?.is_some(),
+            Operation::Container(spec) => engine.container(&spec.name).await?.is_some(),
+            Operation::Start(at) => {
+                engine.container(&at.container).await?.is_some_and(|container| runs(&container))
+            }
+            Operation::Stop(at) => {
+                engine.container(&at.container).await?.is_none_or(|container| !runs(&container))
+            }
+            Operation::RemoveContainer(at) => {
+                let found = engine.container(&at.container).await?;
+                found.is_none_or(|container| self.is_made_here(&container.labels))
+            }
+            Operation::RemoveNetwork(object) => {
+                let found = engine.network(&object.name).await?;
+                found.is_none_or(|network| self.is_made_here(&network.labels))
+            }
+            _ => true,
+        })
     }
 
     /// A volume that an agent worked on goes only with a person's word.
@@ -580,6 +661,19 @@ fn gather<E>(
             None
         }
         Err(missing) => Some(format!("deliver again with `--redeliver`: {missing}")),
+    }
+}
+
+/// Whether an action makes an engine object that a rollback takes away again.
+fn is_object(op: &Operation) -> bool {
+    matches!(op, Operation::Network(_) | Operation::Volume(_) | Operation::Container(_))
+}
+
+/// How long an engine call may take to be seen.
+fn patience(op: &Operation) -> Duration {
+    match op {
+        Operation::Stop(_) => SETTLES + Duration::from_secs(GRACE_SECONDS.into()),
+        _ => SETTLES,
     }
 }
 

@@ -449,7 +449,7 @@ proptest! {
                 let n = 1 + at.index(120);
                 match taken {
                     Taken::No => bench.engine.fail_at(n, FaultKind::Refused),
-                    Taken::Yes => bench.engine.lose_at(n),
+                    Taken::Yes | Taken::Late(_) => bench.engine.lose_at(n),
                 }
             }
             let applied = bench.apply(&plan).await;

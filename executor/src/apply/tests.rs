@@ -1253,6 +1253,57 @@ async fn a_rollback_can_be_cut_short_anywhere() {
     }
 }
 
+/// Kills an apply in each of these calls and undoes it; answers how long the longest undoing took.
+fn killed_in(method: &str, taken: Taken) -> Duration {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let whole = Bench::new();
+    runtime().block_on(whole.apply(&first())).expect("applied");
+    let calls = whole.engine.calls();
+    let made: Vec<usize> = (1..=calls.len()).filter(|n| calls[n - 1].method == method).collect();
+    let took = made.into_iter().map(|n| {
+        let bench = Bench::new();
+        let (engine, _) = bench.world();
+        let plan = first();
+        bench.engine.hang_at(n, taken);
+        // What blocks on other threads ends before the runtime is gone: like a process.
+        runtime().block_on(async {
+            let applied = tokio::time::timeout(Duration::from_millis(150), bench.apply(&plan));
+            assert!(applied.await.is_err(), "call {n} was not made");
+        });
+        let begun = Instant::now();
+        runtime().block_on(bench.rollback(&plan, true)).expect("rolled back");
+        let took = begun.elapsed();
+        // Whatever comes now comes to stay.
+        while bench.engine.is_busy() {
+            runtime().block_on(bench.engine.facts()).expect("asked");
+        }
+        let mut after = bench.engine.snapshot();
+        after.images.remove("bottle-sidecar:1");
+        assert_eq!(after, engine, "{taken:?}, call {n}: {:?}", calls[n - 1]);
+        assert!(!bench.state().exists());
+        took
+    });
+    took.max().expect("such a call")
+}
+
+#[test]
+fn a_rollback_waits_for_what_the_engine_is_still_making() {
+    for method in ["create_network", "create_volume", "create_container"] {
+        // Sooner than a rollback without waiting would be through, and later.
+        for calls in [2, 20] {
+            killed_in(method, Taken::Late(calls));
+        }
+    }
+}
+
+#[test]
+fn a_rollback_waits_no_longer_than_the_engine_can_take() {
+    let took = killed_in("create_volume", Taken::No);
+    assert!(took > Duration::from_secs(4), "it may have come: {took:?}");
+    assert!(took < Duration::from_secs(30), "it does not come: {took:?}");
+}
+
 #[tokio::test]
 async fn a_rollback_touches_nothing_it_did_not_make() {
     let bench = Bench::new();

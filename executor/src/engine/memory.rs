@@ -42,6 +42,8 @@ pub enum Taken {
     Yes,
     /// It did not.
     No,
+    /// The engine was still at it: what the call makes is there only after that many more calls.
+    Late(usize),
 }
 
 /// One call, as the log has it.
@@ -107,6 +109,8 @@ struct Inner {
     clock: u64,
     calls: Vec<Call>,
     faults: BTreeMap<usize, Fault>,
+    /// What is still being made, and how many calls it stays unseen.
+    late: Vec<(usize, Late)>,
     down: bool,
     answer: Box<Answer>,
 }
@@ -126,6 +130,13 @@ struct Cell {
 struct Delivery {
     started_at: String,
     bytes: usize,
+}
+
+/// Objects that a call makes after its caller is gone.
+struct Late {
+    containers: BTreeMap<String, Cell>,
+    networks: BTreeMap<String, Wire>,
+    volumes: BTreeMap<String, Volume>,
 }
 
 struct Wire {
@@ -176,6 +187,7 @@ impl MemoryEngine {
                 clock: 0,
                 calls: Vec::new(),
                 faults: BTreeMap::new(),
+                late: Vec::new(),
                 down: false,
                 answer: Box::new(answer),
             }),
@@ -205,6 +217,12 @@ impl MemoryEngine {
     /// The `n`th call from now never returns: dropping its future is a SIGKILL.
     pub fn hang_at(&self, n: usize, taken: Taken) {
         self.plan_fault(n, Fault::Hang(taken));
+    }
+
+    /// Whether something is still being made that no call has seen yet.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.inner.borrow().late.is_empty()
     }
 
     /// Forgets faults that did not come about.
@@ -372,6 +390,26 @@ impl MemoryEngine {
         }
     }
 
+    /// The names of all that is there.
+    fn names(&self) -> BTreeSet<String> {
+        let inner = self.inner.borrow();
+        let names =
+            inner.containers.keys().chain(inner.networks.keys()).chain(inner.volumes.keys());
+        names.cloned().collect()
+    }
+
+    /// Hides what was not there before for as many calls as the fault says.
+    fn make_late(&self, before: &BTreeSet<String>, taken: Taken) {
+        let Taken::Late(calls) = taken else { return };
+        let mut inner = self.inner.borrow_mut();
+        let late = Late {
+            containers: inner.containers.extract_if(.., |name, _| !before.contains(name)).collect(),
+            networks: inner.networks.extract_if(.., |name, _| !before.contains(name)).collect(),
+            volumes: inner.volumes.extract_if(.., |name, _| !before.contains(name)).collect(),
+        };
+        inner.late.push((calls, late));
+    }
+
     fn plan_fault(&self, n: usize, fault: Fault) {
         let mut inner = self.inner.borrow_mut();
         let at = inner.calls.len() + n;
@@ -388,6 +426,7 @@ impl MemoryEngine {
         let fault = {
             let mut inner = self.inner.borrow_mut();
             inner.calls.push(Call { method, object: object.to_owned() });
+            inner.finish_late();
             let at = inner.calls.len();
             let down = inner.down.then_some(Fault::Fail(FaultKind::Unreachable, Taken::No));
             inner.faults.remove(&at).or(down)
@@ -396,13 +435,17 @@ impl MemoryEngine {
         match fault {
             None => effect(),
             Some(Fault::Fail(kind, Taken::No)) => Err(failure(method, object, kind)),
-            Some(Fault::Fail(kind, Taken::Yes)) => {
+            Some(Fault::Fail(kind, taken)) => {
+                let before = self.names();
                 effect()?;
+                self.make_late(&before, taken);
                 Err(failure(method, object, kind))
             }
             Some(Fault::Hang(taken)) => {
-                if taken == Taken::Yes {
+                if taken != Taken::No {
+                    let before = self.names();
                     drop(effect());
+                    self.make_late(&before, taken);
                 }
                 std::future::pending().await
             }
@@ -679,6 +722,26 @@ impl Inner {
     fn id(&mut self, kind: &str) -> String {
         self.ids += 1;
         Digest::of(format!("{kind} {}", self.ids).as_bytes()).hex().to_owned()
+    }
+
+    /// One more call has come: what has been in the making long enough is there.
+    fn finish_late(&mut self) {
+        for (left, late) in std::mem::take(&mut self.late) {
+            if left > 1 {
+                self.late.push((left - 1, late));
+                continue;
+            }
+            // Whoever took the name meanwhile keeps it: the engine gives each once.
+            for (name, cell) in late.containers {
+                self.containers.entry(name).or_insert(cell);
+            }
+            for (name, wire) in late.networks {
+                self.networks.entry(name).or_insert(wire);
+            }
+            for (name, volume) in late.volumes {
+                self.volumes.entry(name).or_insert(volume);
+            }
+        }
     }
 
     fn now(&mut self) -> String {
@@ -1029,6 +1092,16 @@ mod tests {
             assert_eq!(engine.snapshot().networks.contains_key("net1"), there);
             create(&engine, 2).await.expect("the engine itself goes on");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_still_being_made_is_there_some_calls_later() {
+        let engine = MemoryEngine::new();
+        engine.hang_at(1, Taken::Late(3));
+        assert!(create(&engine, 1).now_or_never().is_none(), "it never answers");
+        let seen = async || engine.network("net1").await.expect("asked").is_some();
+        assert!(!seen().await && !seen().await && engine.is_busy());
+        assert!(seen().await && !engine.is_busy());
     }
 
     #[tokio::test]

@@ -22,4 +22,5 @@ pub mod sources;
 pub mod state;
 pub mod tool;
 pub mod tree;
+mod upstream_ca;
 pub mod workspace;

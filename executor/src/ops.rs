@@ -30,7 +30,7 @@ use crate::journal::{JournalError, Note, Previous};
 use crate::ledger::{APPLIED, BACKUP, LedgerError, own};
 use crate::lock::{Lock, LockError};
 use crate::pack;
-use crate::secrets::{Env, Gathered, expand};
+use crate::secrets::{Env, Gathered};
 use crate::state::{Ledger, Roots};
 use crate::tool::{self, ToolBinary, ToolError};
 use crate::workspace::{self, WorkspaceError};
@@ -880,21 +880,18 @@ impl<E: Engine> World<'_, E> {
             _ => None,
         });
         let certificate = mint.ok_or_else(|| OpError::Internal("a bundle without a CA".into()))?;
-        let (state, extra) = (self.state()?, self.config.network.ca.clone());
-        let home = self.roots.home.clone();
-        let host = self.blocking(move || {
+        let state = self.state()?;
+        let session = self.blocking(move || {
             let session = state.read(&certificate)?.map(|c| c.bytes).unwrap_or_default();
-            let host = match extra {
-                Some(path) => workspace::read_text(&expand(&path, &home))?,
-                None => String::new(),
-            };
-            Ok::<_, OpError>((String::from_utf8_lossy(&session).into_owned(), host))
+            Ok::<_, OpError>(String::from_utf8_lossy(&session).into_owned())
         });
-        let ((session, host), image) = futures_util::try_join!(host, self.image_roots(container))?;
+        let (session, image) = futures_util::try_join!(session, self.image_roots(container))?;
+        // As planned: the file was held against it before the first action, and is not read again.
+        let host = self.plan.session.upstream_ca.as_deref().unwrap_or_default();
         if session.is_empty() {
             return Err(OpError::stale("the session's certificate", "none"));
         }
-        Ok(ca::bundle(&image, &host, &session))
+        Ok(ca::bundle(&image, host, &session))
     }
 
     async fn image_roots(&self, container: &str) -> Result<String, OpError> {

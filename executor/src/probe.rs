@@ -29,6 +29,7 @@ use crate::ledger::LedgerError;
 use crate::sources;
 use crate::state::Roots;
 use crate::tree::{self, Hide};
+use crate::upstream_ca::{self, UpstreamCaError};
 
 /// The snapshot's format.
 const FORMAT_VERSION: &str = "1.0";
@@ -91,7 +92,7 @@ pub struct ProbeReport {
     pub problems: Vec<String>,
 }
 
-/// Why nothing can be planned on: the state folder of the session is not to be understood.
+/// Why nothing can be planned on.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// A file of the state folder could not be read.
@@ -108,6 +109,10 @@ pub enum ProbeError {
         /// What is wrong with it.
         why: String,
     },
+    /// The extra trust of the host config cannot be used: a session without it would fail at every
+    /// host behind it.
+    #[error(transparent)]
+    UpstreamCa(#[from] UpstreamCaError),
     /// The thread that read the files is gone.
     #[error("reading the host's files was cut short")]
     Interrupted,
@@ -119,7 +124,8 @@ pub enum ProbeError {
 ///
 /// # Errors
 ///
-/// A state folder that cannot be read or understood: planning on a guess could lose work.
+/// A state folder that cannot be read or understood: planning on a guess could lose work. A file of
+/// extra trust that cannot be used.
 pub async fn probe<E: Engine>(
     engine: Result<&E, EngineError>,
     host: &HostInputs,
@@ -244,6 +250,7 @@ fn bare_snapshot(host: &HostInputs, wants: &Wants, facts: FileFacts) -> Snapshot
         images: BTreeMap::new(),
         host_routes: facts.host_routes,
         config,
+        upstream_ca: facts.upstream_ca,
         env_names,
         secrets: facts.secrets,
         skills: facts.skills,
@@ -260,6 +267,7 @@ fn bare_snapshot(host: &HostInputs, wants: &Wants, facts: FileFacts) -> Snapshot
 #[derive(Default)]
 struct FileFacts {
     host_routes: BTreeSet<Subnet>,
+    upstream_ca: Option<String>,
     secrets: BTreeSet<SecretName>,
     skills: BTreeMap<bottle_planner::words::Name, Tree>,
     named_files: BTreeMap<bottle_planner::words::RelPath, String>,
@@ -281,6 +289,9 @@ fn read_files(host: &HostInputs, wants: &Wants) -> Result<Read, ProbeError> {
         reader.facts.session = session::facts(identity, &host.roots.state(identity))?;
     }
     reader.facts.host_routes = routes(&host.routes);
+    if let Some(path) = host.config.network.ca.as_ref().filter(|_| wants.upstream_ca) {
+        reader.facts.upstream_ca = Some(upstream_ca::read(path, &host.roots.home)?);
+    }
     reader.facts.secrets =
         wants.secrets.iter().filter(|name| reader.has_secret(name)).cloned().collect();
     for name in &wants.skills {

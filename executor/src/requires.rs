@@ -19,6 +19,7 @@ use crate::secrets::{self, Sources, expand};
 use crate::state::Roots;
 use crate::tool;
 use crate::tree::{self, Hide};
+use crate::upstream_ca;
 
 /// How many requirements are looked at side by side.
 const WIDTH: usize = 16;
@@ -282,6 +283,24 @@ async fn one<E: Engine>(
                     words(&own.proxy),
                     "plan again with this host's config",
                 ));
+            }
+        }
+        Requirement::UpstreamCa { digest } => {
+            let expected = format!("extra trust {digest} (`network.ca` in the host config)");
+            let hint = "plan again with this host's config";
+            let Some(path) = world.config.network.ca.clone() else {
+                return Err(unmet(expected, "none", hint));
+            };
+            let home = world.roots.home.clone();
+            match world.blocking(move || Ok::<_, OpError>(upstream_ca::read(&path, &home))).await? {
+                Ok(text) if Digest::of(text.as_bytes()) == *digest => {}
+                Ok(text) => {
+                    return Err(unmet(expected, Digest::of(text.as_bytes()).as_str(), hint));
+                }
+                Err(error) => {
+                    let found = format!("{error}: {}", error.source);
+                    return Err(unmet(expected, found, "repair the file, then plan again"));
+                }
             }
         }
         Requirement::Owner { owner: expected } => {

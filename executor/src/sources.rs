@@ -226,7 +226,7 @@ fn read_at(folder: &OwnedFd, name: &str, most: u64) -> Result<Vec<u8>, Unread> {
 }
 
 /// A file that the user named: naming it is the act of trust, so links are followed.
-fn read_path(file: &Path) -> Result<Vec<u8>, Unread> {
+pub(crate) fn read_path(file: &Path) -> Result<Vec<u8>, Unread> {
     read_fd(open(file, READ, Mode::empty())?, MAX_BYTES as u64)
 }
 

@@ -38,15 +38,6 @@ pub enum WorkspaceError {
     /// The scratch folder for the clone could not be made or removed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file of the host config could not be read.
-    #[error("could not read {}", path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
     /// git failed.
     #[error("git {command} failed: {why}")]
     Git {
@@ -120,12 +111,6 @@ pub(crate) fn pack_skill(
 /// A path inside a container as archives have it.
 pub(crate) fn inside(at: &AbsPath) -> &Path {
     Path::new(at.as_str().trim_start_matches('/'))
-}
-
-/// A file that the host config names.
-pub(crate) fn read_text(path: &Path) -> Result<String, WorkspaceError> {
-    std::fs::read_to_string(path)
-        .map_err(|source| WorkspaceError::Read { path: path.to_owned(), source })
 }
 
 fn as_planned(path: &Path, expected: &Digest, found: Digest) -> Result<(), WorkspaceError> {

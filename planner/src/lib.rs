@@ -17,6 +17,7 @@ pub mod grants;
 pub mod lint;
 pub mod lower;
 pub mod manifest;
+pub mod pem;
 pub mod plan;
 pub mod policy;
 pub mod provider;

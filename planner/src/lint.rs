@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::document;
 use crate::grants::{Grants, ImageGrant};
 use crate::lower::{Desired, lower};
+use crate::pem;
 use crate::plan::{
     Action, ActionId, ContainerSpec, Effect, Expect, FORMAT_VERSION, Intent, LABEL_IDENTITY,
     LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, Mount, NetworkPlace, Operation, Plan, Requirement,
@@ -549,6 +550,7 @@ impl Lint<'_> {
             expected.push(Requirement::SidecarProtocol { version: PROTOCOL });
             expected.push(Requirement::Tool { digest: self.plan.session.tool.clone() });
             expected.push(crate::resolve::upstream_proxy(&self.plan.session));
+            expected.extend(crate::resolve::upstream_ca(&self.plan.session));
             if let Some(name) = &self.plan.session.runtime {
                 expected.push(Requirement::Runtime { name: name.clone() });
             }
@@ -677,6 +679,11 @@ impl Lint<'_> {
             let (wall, runtime) = (grants.isolation, &session.runtime);
             let message = format!("isolation {wall:?} does not go with runtime {runtime:?}");
             self.say(LintRule::Session, message);
+        }
+        if let Some(ca) = &session.upstream_ca
+            && pem::certificates(ca).as_ref() != Ok(ca)
+        {
+            self.say(LintRule::Session, "the upstream CA is not certificates alone");
         }
         self.roles();
         self.users();

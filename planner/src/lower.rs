@@ -25,6 +25,7 @@ use crate::provider;
 use crate::sidecar::{
     BIN, BINARY, EGRESS_PORT, EgressSettings, GIT_GATE_PORT, GateSettings, IN, InitSettings,
     PIPELOCK_PORT, PROTOCOL, RUN, RoutesFile, SIDECAR_BINARY, SUPERVISE_PORT, SuperviseSettings,
+    UPSTREAM_CA,
 };
 use crate::spec::Spec;
 use crate::words::{AbsPath, Digest, EnvName, Identity, RelPath, Role};
@@ -358,6 +359,9 @@ impl Lowering<'_> {
         inputs.extend(self.in_file(Role::Egress, "settings.json", json(&settings)));
         if let Some(rules) = &self.grants.egress.rules {
             inputs.extend(self.in_file(Role::Egress, "rules.toml", rules.clone()));
+        }
+        if let Some(ca) = &self.session.upstream_ca {
+            inputs.extend(self.in_file(Role::Egress, UPSTREAM_CA, ca.clone()));
         }
         self.mint_ca();
         self.sidecar(Role::Egress, inputs, None);

@@ -114,6 +114,9 @@ pub struct Session {
     pub context: Option<RelPath>,
     /// `http://host:port` of the corporate proxy, and who is reached without it.
     pub upstream_proxy: Option<(String, Vec<String>)>,
+    /// The host config's extra certificate authorities, which egress trusts beside its own: PEM text
+    /// of certificates alone.
+    pub upstream_ca: Option<String>,
     /// Whether the session was resumed (the provider's resume command runs).
     pub resumed: bool,
 }
@@ -240,6 +243,12 @@ pub enum Requirement {
         proxy: Option<String>,
         /// Who is reached without it.
         no_proxy: Vec<String>,
+    },
+    /// The host config names extra certificate authorities of this content: a plan from elsewhere
+    /// cannot bring its own.
+    UpstreamCa {
+        /// Of the certificates as PEM text, remarks left out.
+        digest: Digest,
     },
     /// The applying user and state root.
     Owner {

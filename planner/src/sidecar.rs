@@ -80,6 +80,10 @@ pub struct EgressSettings {
     pub expects_delivery: bool,
 }
 
+/// `egress/in/upstream-ca.pem`: certificate authorities that egress trusts upstream beside its own
+/// roots; not there where the host config names none. Read once, at its start.
+pub const UPSTREAM_CA: &str = "upstream-ca.pem";
+
 /// `git-gate/in/gate.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]

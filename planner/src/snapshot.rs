@@ -39,6 +39,9 @@ pub struct Snapshot {
     pub host_routes: BTreeSet<Subnet>,
     /// The host config, as loaded.
     pub config: HostConfig,
+    /// The extra certificate authorities that the host config names (`network.ca`), as PEM text of
+    /// certificates alone.
+    pub upstream_ca: Option<String>,
     /// Names of the host variables that are set and not empty.
     pub env_names: BTreeSet<EnvName>,
     /// Logical secrets whose configured source answered for (file readable, command found).

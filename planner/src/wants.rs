@@ -44,6 +44,8 @@ pub struct Wants {
     pub known_hosts: BTreeSet<String>,
     /// The folder a launch asks for.
     pub workspace: Option<WorkspaceWant>,
+    /// Whether the host config's extra trust is wanted.
+    pub upstream_ca: bool,
     launch: Option<Box<(Manifest, Spec)>>,
 }
 
@@ -66,6 +68,7 @@ impl Wants {
         let mut wants = Self {
             identity: identity(spec),
             container: spec.overrides.container.clone(),
+            upstream_ca: true,
             launch: Some(Box::new((manifest.clone(), spec.clone()))),
             ..Self::default()
         };
@@ -86,7 +89,7 @@ impl Wants {
     /// What any agent of a manifest can need, of no session and no folder.
     #[must_use]
     pub fn everything(manifest: &Manifest, config: &HostConfig) -> Self {
-        let mut wants = Self { all: true, ..Self::default() };
+        let mut wants = Self { all: true, upstream_ca: true, ..Self::default() };
         for agent in manifest.agents.values() {
             wants.skills.extend(agent.skills.iter().cloned());
         }

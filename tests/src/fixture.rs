@@ -51,6 +51,7 @@ pub fn snapshot() -> Snapshot {
         images: [("debian:bookworm-slim".to_string(), base)].into(),
         host_routes: BTreeSet::new(),
         config: HostConfig::default(),
+        upstream_ca: None,
         env_names: BTreeSet::new(),
         secrets: BTreeSet::new(),
         skills: BTreeMap::new(),
@@ -62,6 +63,10 @@ pub fn snapshot() -> Snapshot {
         session: None,
     }
 }
+
+/// A certificate, as far as a reader of PEM can tell.
+pub const CERTIFICATE: &str =
+    "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIUQUJD\n-----END CERTIFICATE-----\n";
 
 /// A launch of agent `dev` as session `dev-00000` at a fixed time.
 #[must_use]

@@ -72,6 +72,7 @@ pub struct HostSide {
     taken: BTreeSet<u32>,
     foreign: usize,
     proxy: bool,
+    upstream_ca: bool,
 }
 
 /// Any policy.
@@ -124,14 +125,16 @@ pub fn host() -> impl Strategy<Value = HostSide> {
         proptest::collection::btree_set(0u32..4096, 0..6),
         0usize..4,
         any::<bool>(),
+        any::<bool>(),
     )
-        .prop_map(|(root, rootless, runsc, taken, foreign, proxy)| HostSide {
+        .prop_map(|(root, rootless, runsc, taken, foreign, proxy, upstream_ca)| HostSide {
             root,
             rootless,
             runsc,
             taken,
             foreign,
             proxy,
+            upstream_ca,
         })
 }
 
@@ -224,6 +227,10 @@ fn snapshot(host: &HostSide, needs_runsc: bool) -> Snapshot {
     if host.proxy {
         snapshot.config.network.proxy = Some("http://proxy.example.com:3128".into());
         snapshot.config.network.no_proxy = vec!["localhost".into()];
+    }
+    if host.upstream_ca {
+        snapshot.config.network.ca = Some("~/extra-ca.pem".into());
+        snapshot.upstream_ca = Some(fixture::CERTIFICATE.into());
     }
     snapshot
 }

@@ -32,7 +32,7 @@ use bottle_planner::wants::Wants;
 use bottle_planner::words::{AbsPath, Digest, EnvName, Identity};
 
 use crate::generate::World;
-use crate::word;
+use crate::{fixture, word};
 
 /// Bytes of the binary that applies.
 const BINARY: &[u8] = b"bottle";
@@ -101,6 +101,7 @@ impl Bench {
         }
         write("manifest/images/Dockerfile", "FROM debian:bookworm-slim\nRUN true\n", 0o644);
         write("binary", "bottle", 0o755);
+        write("home/extra-ca.pem", fixture::CERTIFICATE, 0o644);
         write(KEY, &KEY_FRAME.join("\nQUJD\n"), 0o600);
         if world.spec.workspace.is_some() {
             copy(REPOSITORY.path(), room.workspace.path());

@@ -17,7 +17,7 @@ use bottle_planner::snapshot::ContainerState;
 use bottle_planner::words::{Digest, EnvName, Role, SecretName};
 use bottle_tests::generate::{HostSide, Launch, Policy, World, build, host, launch, policy};
 use bottle_tests::memory_world::{Bench, KEY, Picture, Planned, Room, run, walk};
-use bottle_tests::word;
+use bottle_tests::{fixture, word};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -509,6 +509,8 @@ enum Break {
     NoNetwork(String),
     LostVolume(String),
     OtherParent,
+    OtherTrust,
+    NoTrust,
 }
 
 /// Everything that a plan rests on and that can be broken by itself.
@@ -535,6 +537,9 @@ fn breaks(planned: &Planned) -> Vec<Break> {
             }
             Requirement::IdentityFile { path } if delivered(path) => {
                 breaks.extend([Break::OpenKey, Break::NoKey]);
+            }
+            Requirement::UpstreamCa { .. } => {
+                breaks.extend([Break::OtherTrust, Break::NoTrust]);
             }
             Requirement::Image { reference, id } => {
                 let made = due.iter().any(|op| matches!(op, Operation::PullImage(_)));
@@ -647,6 +652,11 @@ fn break_one(bench: &mut Bench, what: &Break) {
             let mode = Permissions::from_mode(0o644);
             fs::set_permissions(bench.folder.join(KEY), mode).expect("set");
         }
+        Break::OtherTrust => {
+            let two = fixture::CERTIFICATE.repeat(2);
+            write(bench.folder.join("home/extra-ca.pem"), &two);
+        }
+        Break::NoTrust => bench.inputs.config.network.ca = None,
         Break::NoKey => fs::remove_file(bench.folder.join(KEY)).expect("removed"),
         Break::ChangedSkill(name) => write(bench.folder.join("skills").join(name).join("new"), "x"),
         Break::ChangedContext => write(bench.folder.join("manifest/images/new"), "x"),

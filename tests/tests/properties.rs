@@ -415,6 +415,22 @@ fn mutations() -> Vec<Mutation> {
             p.session.upstream_proxy = Some(proxy);
             true
         }),
+        (LintRule::Requires, |p| {
+            p.session.upstream_ca = Some(bottle_tests::fixture::CERTIFICATE.repeat(2));
+            true
+        }),
+        (LintRule::Session, |p| {
+            let key = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n";
+            p.session.upstream_ca = Some(key.into());
+            true
+        }),
+        (LintRule::Rendered, |p| {
+            with_op(p, "file:egress/in/settings.json", |op| {
+                if let Operation::File(f) = op {
+                    f.path.path = word!(RelPath, "egress/in/upstream-ca.pem");
+                }
+            })
+        }),
         (LintRule::Rendered, |p| {
             let path = bottle_planner::plan::StatePath {
                 root: bottle_planner::plan::StateRoot::State,

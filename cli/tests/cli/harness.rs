@@ -166,6 +166,7 @@ impl Host {
             images: [("debian:bookworm-slim".to_string(), base)].into(),
             host_routes: BTreeSet::new(),
             config: HostConfig::default(),
+            upstream_ca: None,
             env_names: BTreeSet::new(),
             secrets: BTreeSet::new(),
             skills: BTreeMap::new(),

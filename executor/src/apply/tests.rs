@@ -478,6 +478,7 @@ fn plan(parent: Option<Digest>, actions: Vec<Action>) -> Plan {
             workspace: None,
             context: None,
             upstream_proxy: None,
+            upstream_ca: None,
             resumed: false,
         },
         requires: BTreeSet::from([

@@ -302,3 +302,20 @@ async fn a_probe_of_a_real_engine_takes_a_keystroke() {
     }
     assert!(best.as_millis() < 100, "{best:?}");
 }
+
+#[tokio::test]
+async fn extra_trust_is_read_for_a_launch_and_nothing_else() {
+    let world = World::new();
+    let mut inputs = world.inputs();
+    let one = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+    world.write("ca.pem", &format!("# ours\n{one}"), 0o644);
+    inputs.config.network.ca = Some(world.at("ca.pem").to_str().expect("UTF-8").to_owned());
+    let mut launch = wants();
+    launch.upstream_ca = true;
+    let seen = world.probe(&inputs, &launch).await.snapshot.upstream_ca;
+    assert_eq!(seen.as_deref(), Some(one));
+    assert_eq!(world.probe(&inputs, &wants()).await.snapshot.upstream_ca, None);
+    world.write("ca.pem", "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n", 0o600);
+    let refused = probe(Ok(&world.engine), &inputs, &launch).await.expect_err("a key");
+    assert!(refused.to_string().contains("network.ca"), "{refused}");
+}

@@ -291,6 +291,7 @@ impl<'a> Ground<'a> {
         self.requires.insert(Requirement::Owner { owner: session.owner.clone() });
         self.requires.insert(Requirement::Tool { digest: session.tool.clone() });
         self.requires.insert(upstream_proxy(session));
+        self.requires.extend(upstream_ca(session));
         if let Some(name) = &session.runtime {
             self.requires.insert(Requirement::Runtime { name: name.clone() });
         }
@@ -340,6 +341,13 @@ pub(crate) fn upstream_proxy(session: &Session) -> Requirement {
         None => (None, Vec::new()),
     };
     Requirement::UpstreamProxy { proxy, no_proxy }
+}
+
+/// The requirement that the applying host's own config names the certificate authorities that
+/// egress trusts. Without any there is nothing to ask for.
+pub(crate) fn upstream_ca(session: &Session) -> Option<Requirement> {
+    let ca = session.upstream_ca.as_ref()?;
+    Some(Requirement::UpstreamCa { digest: crate::words::Digest::of(ca.as_bytes()) })
 }
 
 /// Counts effects.

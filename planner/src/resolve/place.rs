@@ -96,9 +96,27 @@ impl Ground<'_> {
                 .proxy
                 .clone()
                 .map(|proxy| (proxy, self.snapshot.config.network.no_proxy.clone())),
+            upstream_ca: self.upstream_ca(),
             resumed,
             owner,
         })
+    }
+
+    /// The extra trust of the host config. Not frozen: it is the host's and not the session's, and
+    /// what a host no longer trusts should not be trusted for as long as a session lives.
+    fn upstream_ca(&mut self) -> Option<String> {
+        let found = self.snapshot.upstream_ca.clone();
+        if let (Some(path), None) = (&self.snapshot.config.network.ca, &found) {
+            let message =
+                format!("the certificates of `network.ca` ({path}) are not in the snapshot");
+            if self.spec.offline {
+                self.notice("no_upstream_ca", format!("{message}: egress does not trust them"));
+            } else {
+                let hint = "probe again with this version of bottle";
+                self.error(ErrorCode::FileMissing, message, hint);
+            }
+        }
+        found
     }
 
     /// Whether an object's labels say that it is this session's, of this user and state root.

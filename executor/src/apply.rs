@@ -541,8 +541,10 @@ async fn begin<E: Engine>(
             keep_old(&state, old)?;
         }
         state.write(&own(PLAN)?, text.as_bytes(), 0o600, None)?;
-        if let Some(inputs) = inputs {
-            state.write(&own(INPUTS)?, inputs.as_bytes(), 0o600, None)?;
+        match inputs {
+            Some(inputs) => state.write(&own(INPUTS)?, inputs.as_bytes(), 0o600, None)?,
+            // Those of the plan before make another plan.
+            None => drop(state.remove(&own(INPUTS)?)?),
         }
         ledger::store(&state, &ledger)?;
         Ok::<_, OpError>(state)

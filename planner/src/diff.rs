@@ -8,8 +8,9 @@ use alloc::vec::Vec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::approvals::{own_copy, route_of};
 use crate::facts::{Fact, Weight, covers, facts};
-use crate::grants::Grants;
+use crate::grants::{Grants, SecretUse};
 use crate::plan::{Action, Effect, Plan};
 use crate::resolve::grants_digest;
 use crate::words::Digest;
@@ -83,8 +84,6 @@ pub fn diff(before: &Plan, after: &Plan) -> PlanDiff {
 /// Compares grants; no grants before means that everything is new.
 #[must_use]
 pub fn diff_grants(before: Option<&Grants>, after: &Grants) -> GrantsDiff {
-    let old = before.map(facts).unwrap_or_default();
-    let new = facts(after);
     let mut diff = GrantsDiff {
         verdict: Verdict::Same,
         before: before.and_then(|g| grants_digest(g).ok()),
@@ -93,6 +92,10 @@ pub fn diff_grants(before: Option<&Grants>, after: &Grants) -> GrantsDiff {
         narrowed: Vec::new(),
         changed: Vec::new(),
     };
+    let after_too = before.map_or_else(|| after.clone(), |before| spelled_out(after, before));
+    let before = before.map(|before| spelled_out(before, after));
+    let (before, after) = (before.as_ref(), &after_too);
+    let (old, new) = (before.map(facts).unwrap_or_default(), facts(after));
     for (key, fact) in &new {
         match old.get(key) {
             None => added(&mut diff, before, after, key, fact),
@@ -122,6 +125,25 @@ pub fn diff_grants(before: Option<&Grants>, after: &Grants) -> GrantsDiff {
         (true, true) => Verdict::Both,
     };
     diff
+}
+
+/// The same grants, with a route of its own for every host that has one on the other side alone and
+/// that a wildcard decides about on this: so what is compared is what each side means for the host.
+fn spelled_out(grants: &Grants, other: &Grants) -> Grants {
+    let mut spelled = grants.clone();
+    for host in other.egress.routes.keys() {
+        if !grants.egress.routes.contains_key(host)
+            && let Some((_, route)) = route_of(&grants.egress.routes, host)
+        {
+            let rules = route.allow.iter().filter_map(|rule| rule.auth.as_ref());
+            for auth in route.auth.iter().chain(rules) {
+                let uses = spelled.secrets.entry(auth.secret.clone()).or_default();
+                uses.insert(SecretUse::Inject { host: host.clone() });
+            }
+            spelled.egress.routes.insert(host.clone(), own_copy(route));
+        }
+    }
+    spelled
 }
 
 fn added(diff: &mut GrantsDiff, before: Option<&Grants>, after: &Grants, key: &str, fact: &Fact) {

@@ -74,6 +74,8 @@ pub enum ErrorCode {
     SecretMissing,
     /// Something odd (a link, a socket) lies where the state folder has a file.
     StateFolder,
+    /// What was approved does not fit the routes.
+    BadApproval,
     /// A document could not be written.
     Internal,
 }

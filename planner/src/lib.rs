@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod approvals;
 pub mod decision;
 pub mod diff;
 pub mod document;

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::approvals::is_allowed;
 use crate::document;
 use crate::grants::{Grants, ImageGrant};
 use crate::lower::{Desired, lower};
@@ -21,7 +22,7 @@ use crate::plan::{
     LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, Mount, NetworkPlace, Operation, Plan, Requirement,
     SecretRef, Session, User,
 };
-use crate::policy::{GitCredential, Isolation, WorkspaceMode};
+use crate::policy::{Approval, GitCredential, Isolation, WorkspaceMode};
 use crate::resolve::{
     OLDEST_API, PREFIX, RUNSC, WORKSPACE, is_container_folder, is_wanted, role_addresses,
     sidecar_container_name, summarize,
@@ -356,7 +357,7 @@ impl Lint<'_> {
     }
 
     fn path(&mut self, action: &Action, path: &str) {
-        const TOP: [&str; 2] = ["metadata.json", ".preserve"];
+        const TOP: [&str; 3] = ["metadata.json", "approvals.json", ".preserve"];
         let mut parts = path.split('/');
         let role = parts.next().unwrap_or_default();
         let kind = parts.next();
@@ -571,12 +572,7 @@ impl Lint<'_> {
     /// Everything again from the grants, and byte by byte the same.
     fn rendered(&mut self) {
         let plan = self.plan;
-        let prompt = plan.actions.iter().find_map(|action| match &action.op {
-            Operation::File(file) if file.path.path.as_str() == "agent/in/prompt.md" => {
-                Some(file.content.as_str())
-            }
-            _ => None,
-        });
+        let prompt = plan.prompt();
         if prompt.map(|p| Digest::of(p.as_bytes())).as_ref() != Some(&plan.grants.agent.prompt) {
             self.say(LintRule::Prompt, "the prompt file is not the prompt that was granted");
         }
@@ -685,9 +681,23 @@ impl Lint<'_> {
         {
             self.say(LintRule::Session, "the upstream CA is not certificates alone");
         }
+        self.approvals();
         self.roles();
         self.users();
         self.workspace();
+    }
+
+    /// The next plan takes approvals up again, so each must be one that these grants show.
+    fn approvals(&mut self) {
+        let routes = &self.plan.grants.egress.routes;
+        for Approval { host, port, rule, .. } in &self.plan.session.approvals {
+            if rule.auth.is_some() {
+                self.say(LintRule::Session, format!("an approval for {host} brings a credential"));
+            } else if !is_allowed(routes, host, *port, rule) {
+                let message = format!("an approval for {host}:{port} is not in the grants");
+                self.say(LintRule::Session, message);
+            }
+        }
     }
 
     /// Every role that the grants ask for and no other, under its own name and at its own place.

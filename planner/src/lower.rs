@@ -134,6 +134,9 @@ impl Lowering<'_> {
             started_at: self.session.started_at.as_str(),
         });
         self.file("metadata.json", 0o600, None, content, &[]);
+        if !self.session.approvals.is_empty() {
+            self.file("approvals.json", 0o600, None, json(&self.session.approvals), &[]);
+        }
     }
 
     fn file(

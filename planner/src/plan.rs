@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::grants::Grants;
-use crate::policy::{BuildNetwork, PinnedImage, WorkspaceMode};
+use crate::policy::{Approval, BuildNetwork, PinnedImage, WorkspaceMode};
 use crate::spec::Spec;
 use crate::words::{
     AbsPath, Digest, EnvName, Identity, Name, RelPath, Role, SecretName, Subnet, Timestamp,
@@ -68,6 +68,19 @@ pub struct Plan {
     pub summary: Summary,
 }
 
+impl Plan {
+    /// The agent's system prompt, as the plan writes it.
+    #[must_use]
+    pub fn prompt(&self) -> Option<&str> {
+        self.actions.iter().find_map(|action| match &action.op {
+            Operation::File(file) if file.path.path.as_str() == "agent/in/prompt.md" => {
+                Some(file.content.as_str())
+            }
+            _ => None,
+        })
+    }
+}
+
 /// What a plan is for.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -117,6 +130,9 @@ pub struct Session {
     /// The host config's extra certificate authorities, which egress trusts beside its own: PEM text
     /// of certificates alone.
     pub upstream_ca: Option<String>,
+    /// What a person approved beyond the manifest, and the grants hold. Kept on resume.
+    #[serde(default)]
+    pub approvals: Vec<Approval>,
     /// Whether the session was resumed (the provider's resume command runs).
     pub resumed: bool,
 }

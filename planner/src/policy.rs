@@ -646,7 +646,8 @@ pub struct NetworkConfig {
     pub ca: Option<String>,
 }
 
-/// An approval of an egress change that a running session was given (planner input).
+/// An approval of an egress change that a running session was given: a planner input, and what the
+/// plan that carries it out writes to `approvals.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Approval {
@@ -654,6 +655,23 @@ pub struct Approval {
     pub at: Timestamp,
     /// The route added or widened.
     pub host: HostPattern,
-    /// The rule that was approved.
+    /// The port of the route: that of the host's own, or of one that is not there yet.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// The rule that was approved; it brings no credential of its own.
     pub rule: Rule,
+    /// How it was given, for people: `bottle allow`.
+    pub by: Option<String>,
+}
+
+fn default_port() -> u16 {
+    crate::approvals::DEFAULT_PORT
+}
+
+impl Approval {
+    /// Whether the two approve the same.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.host, self.port, &self.rule) == (&other.host, other.port, &other.rule)
+    }
 }

@@ -6,7 +6,7 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use crate::plan::Operation;
+use crate::plan::{Operation, Plan};
 use crate::policy::{
     Bottle, EnvValue, GitCredential, GitTransport, HostConfig, Image, Manifest, Provider,
     SecretSource, Upstream, WorkspaceMode,
@@ -86,6 +86,17 @@ impl Wants {
         wants
     }
 
+    /// What a change to the session of this plan can need: what the plan itself names.
+    #[must_use]
+    pub fn for_plan(plan: &Plan) -> Self {
+        Self {
+            identity: Some(plan.identity.clone()),
+            container: plan.spec.overrides.container.clone(),
+            images: images(plan),
+            ..Self::default()
+        }
+    }
+
     /// What any agent of a manifest can need, of no session and no folder.
     #[must_use]
     pub fn everything(manifest: &Manifest, config: &HostConfig) -> Self {
@@ -108,25 +119,7 @@ impl Wants {
     pub fn planned_images(&self, snapshot: &Snapshot) -> BTreeSet<String> {
         let Some((manifest, spec)) = self.launch.as_deref() else { return BTreeSet::new() };
         let Ok(plan) = plan(manifest, spec, snapshot) else { return BTreeSet::new() };
-        let mut images: BTreeSet<String> = plan
-            .actions
-            .iter()
-            .flat_map(|action| match &action.op {
-                Operation::ImportImage(op) => [Some(op.tag.clone()), None],
-                Operation::BuildImage(op) => [Some(op.tag.clone()), None],
-                Operation::AssembleImage(op) => [Some(op.tag.clone()), Some(op.base.clone())],
-                Operation::PullImage(op) => {
-                    [Some(format!("{}@{}", op.image.name, op.image.digest)), None]
-                }
-                Operation::Container(op) => [Some(op.image.clone()), None],
-                _ => [None, None],
-            })
-            .flatten()
-            .collect();
-        let session = &plan.session;
-        images.extend(
-            [&session.base_image, &session.agent_image, &session.sidecar_image].map(String::clone),
-        );
+        let mut images = images(&plan);
         images.retain(|image| !self.images.contains(image));
         images
     }
@@ -185,6 +178,30 @@ impl Wants {
             None => self.env_names.extend(EnvName::new(secret.as_str()).ok()),
         }
     }
+}
+
+/// Every image that a plan names.
+fn images(plan: &Plan) -> BTreeSet<String> {
+    let mut images: BTreeSet<String> = plan
+        .actions
+        .iter()
+        .flat_map(|action| match &action.op {
+            Operation::ImportImage(op) => [Some(op.tag.clone()), None],
+            Operation::BuildImage(op) => [Some(op.tag.clone()), None],
+            Operation::AssembleImage(op) => [Some(op.tag.clone()), Some(op.base.clone())],
+            Operation::PullImage(op) => {
+                [Some(format!("{}@{}", op.image.name, op.image.digest)), None]
+            }
+            Operation::Container(op) => [Some(op.image.clone()), None],
+            _ => [None, None],
+        })
+        .flatten()
+        .collect();
+    let session = &plan.session;
+    images.extend(
+        [&session.base_image, &session.agent_image, &session.sidecar_image].map(String::clone),
+    );
+    images
 }
 
 /// A host as `known_hosts` names it (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bottle_planner::policy::{
-    Access, Agent, Auth, AuthScheme, Bottle, Build, BuildNetwork, Dlp, DlpAction, Egress,
+    Access, Agent, Approval, Auth, AuthScheme, Bottle, Build, BuildNetwork, Dlp, DlpAction, Egress,
     GitCredential, GitRemote, GitTransport, HostConfig, HostPattern, Image, Isolation, Limits,
     Manifest, Origin, Provider, Push, Route, Rule, Tls, Upstream, WorkspaceMode, WorkspacePolicy,
 };
-use bottle_planner::snapshot::{Engine, Host, IdentityFile, ImageFact, Snapshot, Tool, Tree};
+use bottle_planner::snapshot::{
+    Engine, Host, IdentityFile, ImageFact, SessionFacts, Snapshot, Tool, Tree,
+};
 use bottle_planner::spec::{Overrides, SessionRequest, Spec};
 use bottle_planner::words::{AbsPath, Digest, Identity, Name, SecretName, Timestamp};
 
@@ -161,6 +163,36 @@ pub fn route() -> Route {
         dlp: Dlp { own_secrets: DlpAction::Block, patterns: DlpAction::Block },
         address: None,
         allow_private: false,
+    }
+}
+
+/// What an empty state folder holds of a session.
+#[must_use]
+pub fn facts(identity: Identity) -> SessionFacts {
+    SessionFacts {
+        identity,
+        applied: None,
+        files: BTreeMap::new(),
+        folders: BTreeMap::new(),
+        oddities: BTreeSet::new(),
+        dockerfile: None,
+        approvals: vec![],
+        ca_fingerprint: None,
+        uploaded: BTreeMap::new(),
+        delivered: BTreeMap::new(),
+        loaded: BTreeMap::new(),
+    }
+}
+
+/// An approval of one rule at port 443.
+#[must_use]
+pub fn approval(host: &str, rule: Rule) -> Approval {
+    Approval {
+        at: word!(Timestamp, "2026-01-31T13:00:00Z"),
+        host: HostPattern::new(host).expect("a valid host"),
+        port: 443,
+        rule,
+        by: Some("bottle allow".into()),
     }
 }
 

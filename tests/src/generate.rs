@@ -6,15 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bottle_planner::policy::{
-    Access, Auth, AuthScheme, BuildNetwork, Dlp, DlpAction, EnvValue, GitCredential, GitUser,
-    HostPattern, Image, Isolation, Manifest, Origin, PinnedImage, Provider, Route, RouteRole, Rule,
-    Tls, WorkspaceMode,
+    Access, Approval, Auth, AuthScheme, BuildNetwork, Dlp, DlpAction, EnvValue, GitCredential,
+    GitUser, HostPattern, Image, Isolation, Manifest, Origin, PinnedImage, Provider, Route,
+    RouteRole, Rule, Tls, WorkspaceMode,
 };
 use bottle_planner::snapshot::{
     Container, ContainerState, IdentityFile, Network, Snapshot, Tree, Workspace,
 };
 use bottle_planner::spec::{Spec, WorkspaceRequest};
-use bottle_planner::words::{AbsPath, Digest, EnvName, Name, RelPath, SecretName, Subnet};
+use bottle_planner::words::{
+    AbsPath, Digest, EnvName, Identity, Name, RelPath, SecretName, Subnet,
+};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
@@ -53,6 +55,7 @@ pub struct Policy {
     git_user: bool,
     from_repository: bool,
     memory_mib: u64,
+    approvals: Vec<Approval>,
 }
 
 /// The part that asks.
@@ -85,7 +88,7 @@ pub fn policy() -> impl Strategy<Value = Policy> {
         0u8..4,
         select(vec![Isolation::Auto, Isolation::Container, Isolation::Gvisor]),
     );
-    let fourth = (any::<bool>(), any::<bool>(), 64u64..8192);
+    let fourth = (any::<bool>(), any::<bool>(), 64u64..8192, approvals());
     (first, second, third, fourth).prop_map(|(a, b, c, d)| Policy {
         routes: a.0,
         env: a.1,
@@ -101,6 +104,7 @@ pub fn policy() -> impl Strategy<Value = Policy> {
         git_user: d.0,
         from_repository: d.1,
         memory_mib: d.2,
+        approvals: d.3,
     })
 }
 
@@ -182,6 +186,11 @@ pub fn build(policy: Policy, launch: Launch, host: HostSide) -> World {
     if policy.from_repository {
         agent.origin = Origin::Repository;
         bottle.repo_agents = true;
+    }
+    if !policy.approvals.is_empty() {
+        let mut facts = fixture::facts(word!(Identity, "dev-00000"));
+        facts.approvals = policy.approvals;
+        snapshot.session = Some(facts);
     }
     image(policy.image, &mut bottle, &mut snapshot);
     let mut spec = fixture::spec();
@@ -289,6 +298,13 @@ fn routes() -> impl Strategy<Value = BTreeMap<HostPattern, Route>> {
             let host = |text: &str| HostPattern::new(text).expect("a valid host");
             routes.into_iter().map(|(name, route)| (host(name), route)).collect()
         })
+}
+
+/// Approvals, some of them for hosts that have a route, or lie below a wildcard's.
+fn approvals() -> impl Strategy<Value = Vec<Approval>> {
+    let hosts = vec!["api.example.com", "x.example.org", "*.example.org", "new.test"];
+    let one = (select(hosts), rule()).prop_map(|(host, rule)| fixture::approval(host, rule));
+    proptest::collection::vec(one, 0..3)
 }
 
 fn route() -> impl Strategy<Value = Route> {

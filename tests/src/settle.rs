@@ -13,23 +13,13 @@ use bottle_planner::snapshot::{
 };
 use bottle_planner::words::{Digest, Role};
 
+use crate::fixture;
+
 /// The snapshot that a probe would take after `plan` was applied to the world of `before`.
 #[must_use]
 pub fn settle(plan: &Plan, before: &Snapshot) -> Snapshot {
     let mut after = before.clone();
-    let mut facts = before.session.clone().unwrap_or_else(|| SessionFacts {
-        identity: plan.identity.clone(),
-        applied: None,
-        files: BTreeMap::new(),
-        folders: BTreeMap::new(),
-        oddities: [].into(),
-        dockerfile: None,
-        approvals: vec![],
-        ca_fingerprint: None,
-        uploaded: BTreeMap::new(),
-        delivered: BTreeMap::new(),
-        loaded: BTreeMap::new(),
-    });
+    let mut facts = before.session.clone().unwrap_or_else(|| fixture::facts(plan.identity.clone()));
     let mut changed = false;
     for action in plan.actions.iter().filter(|a| a.effect != Effect::None) {
         changed = true;
@@ -56,9 +46,15 @@ fn carry_out(id: &str, op: &Operation, world: &mut Snapshot, facts: &mut Session
         Operation::File(f) => {
             let digest = Digest::of(f.content.as_bytes());
             let written = Some(digest.clone());
+            if f.path.path.as_str() == "approvals.json" {
+                facts.approvals = serde_json::from_str(&f.content).expect("approvals");
+            }
             facts.files.insert(f.path.path.clone(), StateFile { digest, mode: f.mode, written });
         }
         Operation::RemoveFile(f) => {
+            if f.path.path.as_str() == "approvals.json" {
+                facts.approvals.clear();
+            }
             facts.files.remove(&f.path.path);
         }
         Operation::MintCa(_) => facts.ca_fingerprint = Some(Digest::of(id.as_bytes())),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bottle_planner::approvals::{is_allowed, route_of};
 use bottle_planner::diff::{Verdict, diff_grants};
 use bottle_planner::document::{self, Strictness};
 use bottle_planner::lint::{LintRule, lint};
@@ -10,9 +11,11 @@ use bottle_planner::plan::{
     ActionId, Effect, Expect, Mount, Operation, Plan, Requirement, SecretRef,
 };
 use bottle_planner::policy::{EnvValue, Isolation, WorkspaceMode};
-use bottle_planner::resolve::{Inputs, grants_digest, plan, plan_destroy, plan_digest};
+use bottle_planner::resolve::{
+    Inputs, grants_digest, plan, plan_amended, plan_destroy, plan_digest,
+};
 use bottle_planner::snapshot::{Container, ContainerState, Network, Volume};
-use bottle_planner::words::{AbsPath, Digest, EnvName, Name, RelPath, Role};
+use bottle_planner::words::{AbsPath, Digest, EnvName, Identity, Name, RelPath, Role};
 use bottle_tests::generate::{World, build, host, launch, policy, world};
 use bottle_tests::settle::settle;
 use bottle_tests::word;
@@ -178,6 +181,43 @@ proptest! {
         }
     }
 
+    /// An approval changes routes and its own record, and nothing else; after it there is nothing
+    /// to do for whoever plans from the manifest.
+    #[test]
+    fn an_approval_changes_routes_alone(world in world(), at in 0usize..4, all in any::<bool>()) {
+        let first = planned(&world);
+        let mut world = world;
+        world.snapshot = settle(&first, &world.snapshot);
+        let host = ["api.example.com", "deep.example.org", "other.test", "*.other.test"][at];
+        let mut rule = bottle_tests::fixture::rule();
+        if !all {
+            rule.methods.insert("PATCH".into());
+            rule.paths.push("/approved/*".into());
+        }
+        let approval = bottle_tests::fixture::approval(host, rule.clone());
+        let Ok(plan) = plan_amended(&first, &approval, &world.snapshot) else {
+            let route = route_of(&first.grants.egress.routes, &approval.host);
+            prop_assert!(route.is_some_and(|(_, route)| route.port != 443), "only another port is refused");
+            return Ok(());
+        };
+        prop_assert_eq!(lint(&plan), vec![]);
+        for action in plan.actions.iter().filter(|a| a.effect != Effect::None) {
+            let id = action.id.0.as_str();
+            let mine = ["file:approvals.json", "file:egress/in/routes.json", "reload:egress"];
+            prop_assert!(mine.contains(&id) || id.contains("pipelock"), "{} is touched", id);
+        }
+        let diff = diff_grants(Some(&first.grants), &plan.grants);
+        prop_assert!(matches!(diff.verdict, Verdict::Same | Verdict::Widened), "{:?}", diff);
+        let routes = &plan.grants.egress.routes;
+        prop_assert!(is_allowed(routes, &approval.host, 443, &rule));
+        world.snapshot = settle(&plan, &world.snapshot);
+        let again = planned(&world);
+        for action in &again.actions {
+            prop_assert_eq!(action.effect, Effect::None, "{} is to be done again", action.id);
+        }
+        prop_assert_eq!(again.grants, plan.grants);
+    }
+
     /// G: two hosts, two users, two times, one manifest: one grants digest.
     #[test]
     fn g_grants_are_free_of_host_and_time(
@@ -198,6 +238,9 @@ proptest! {
     /// G: whatever widens or narrows what a session may do changes the digest and is named.
     #[test]
     fn g_every_change_is_seen(world in world()) {
+        // What was approved may make up for what a bottle loses.
+        let mut world = world;
+        world.snapshot.session = None;
         let before = planned(&world).grants;
         for (name, expected, change) in changes() {
             let mut world = world.clone();
@@ -220,6 +263,33 @@ proptest! {
             prop_assert_ne!(back.verdict, Verdict::Same);
         }
     }
+}
+
+#[test]
+fn a_rule_for_one_name_below_a_wildcard_is_all_that_is_new() {
+    let (mut manifest, spec, snapshot) = bottle_tests::fixture::typical(0);
+    let mut wide = bottle_tests::fixture::route();
+    wide.allow = vec![bottle_planner::policy::Rule {
+        access: bottle_planner::policy::Access::Read,
+        ..bottle_tests::fixture::rule()
+    }];
+    wide.deny = vec![bottle_tests::fixture::rule()];
+    wide.deny[0].paths.push("/admin/**".into());
+    let host = bottle_planner::policy::HostPattern::new("*.a.test").expect("a host");
+    let only = manifest.bottles.values_mut().next().expect("a bottle");
+    only.egress.routes.insert(host, wide);
+    let before = plan(&manifest, &spec, &snapshot).expect("planned").grants;
+    let mut rule = bottle_tests::fixture::rule();
+    rule.methods.insert("PUT".into());
+    let mut after = before.clone();
+    let approval = bottle_tests::fixture::approval("x.a.test", rule);
+    bottle_planner::approvals::add(&mut after.egress.routes, &approval).expect("added");
+    let there = diff_grants(Some(&before), &after);
+    assert_eq!(there.widened, ["newly allows: PUT on every path at x.a.test:443"]);
+    assert_eq!((there.narrowed.len(), there.changed.len()), (0, 0), "{there:?}");
+    let back = diff_grants(Some(&after), &before);
+    assert_eq!(back.narrowed, ["no longer allows: PUT on every path at x.a.test:443"]);
+    assert_eq!((back.widened.len(), back.changed.len()), (0, 0), "{back:?}");
 }
 
 fn shuffled_only_keys(value: &Value) -> String {
@@ -424,6 +494,14 @@ fn mutations() -> Vec<Mutation> {
             p.session.upstream_ca = Some(key.into());
             true
         }),
+        (LintRule::Session, |p| {
+            let all = bottle_tests::fixture::rule();
+            p.session.approvals = vec![bottle_tests::fixture::approval("evil.example", all)];
+            true
+        }),
+        (LintRule::Paths, |p| {
+            file(p, "file:metadata.json", |f| f.path.path = word!(RelPath, "approvals/x.json"))
+        }),
         (LintRule::Rendered, |p| {
             with_op(p, "file:egress/in/settings.json", |op| {
                 if let Operation::File(f) = op {
@@ -526,6 +604,13 @@ fn changes() -> Vec<Change> {
         ("a new route", Verdict::Widened, |w| {
             let host = bottle_planner::policy::HostPattern::new("new.test").expect("a host");
             bottle(w).egress.routes.insert(host, bottle_tests::fixture::route());
+            true
+        }),
+        ("an approval", Verdict::Widened, |w| {
+            let all = bottle_tests::fixture::rule();
+            let mut facts = bottle_tests::fixture::facts(word!(Identity, "dev-00000"));
+            facts.approvals = vec![bottle_tests::fixture::approval("new.test", all)];
+            w.snapshot.session = Some(facts);
             true
         }),
         ("a route less", Verdict::Narrowed, |w| bottle(w).egress.routes.pop_first().is_some()),

@@ -47,6 +47,7 @@ struct Bench {
 struct Ask {
     redeliver: bool,
     confirmed: bool,
+    without_inputs: bool,
 }
 
 struct Nobody;
@@ -112,7 +113,7 @@ impl Bench {
             plan,
             digest: &digest,
             text: &text,
-            inputs: Some("{}"),
+            inputs: (!ask.without_inputs).then_some("{}"),
             roots: &self.roots,
             config: &self.config,
             owner: OWNER,
@@ -479,6 +480,7 @@ fn plan(parent: Option<Digest>, actions: Vec<Action>) -> Plan {
             context: None,
             upstream_proxy: None,
             upstream_ca: None,
+            approvals: Vec::new(),
             resumed: false,
         },
         requires: BTreeSet::from([
@@ -709,6 +711,20 @@ async fn a_running_agent_keeps_its_environment_until_it_is_restarted() {
     applied.expect("delivered to both");
     assert_eq!(told(&events), "");
     assert_eq!(bench.engine.delivered("bottle-agent"), bench.engine.delivered("bottle-egress"));
+}
+
+#[tokio::test]
+async fn inputs_are_those_of_the_plan_in_force_or_not_there() {
+    let bench = Bench::new();
+    let plan = first();
+    bench.apply(&plan).await.expect("applied");
+    assert_eq!(bench.read("inputs.json"), "{}");
+    let next = second(&bench, &plan).await;
+    let ask = Ask { without_inputs: true, ..Ask::default() };
+    bench.apply_asking(&next, ask).await.0.expect("applied");
+    assert!(!bench.state().join("inputs.json").exists(), "they would make another plan");
+    bench.rollback(&next, true).await.expect("undone");
+    assert_eq!(bench.read("inputs.json"), "{}");
 }
 
 #[tokio::test]

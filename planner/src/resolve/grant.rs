@@ -6,13 +6,14 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 
 use super::Ground;
+use crate::approvals;
 use crate::error::ErrorCode;
 use crate::grants::{
     AgentGrant, EgressGrant, EnvGrant, Grants, ImageGrant, SecretUse, WorkspaceGrant,
 };
 use crate::policy::{
-    Agent, Bottle, Dlp, DlpAction, EnvValue, GitCredential, GitRemote, GitTransport, HostPattern,
-    Route, RouteRole, Tls, WorkspaceMode,
+    Agent, Approval, Bottle, EnvValue, GitCredential, GitRemote, GitTransport, HostPattern, Route,
+    RouteRole, WorkspaceMode,
 };
 use crate::snapshot::IdentityFile;
 use crate::words::{Digest, EnvName, Name, SecretName};
@@ -79,19 +80,16 @@ impl Ground<'_> {
     fn routes(&mut self, bottle: &Bottle) -> BTreeMap<HostPattern, Route> {
         let mut routes = bottle.egress.routes.clone();
         for approval in self.snapshot.session.iter().flat_map(|s| &s.approvals) {
-            let route = routes.entry(approval.host.clone()).or_insert_with(|| Route {
-                port: 443,
-                allow: vec![],
-                deny: vec![],
-                auth: None,
-                role: None,
-                tls: Tls::Intercept,
-                dlp: Dlp { own_secrets: DlpAction::Block, patterns: DlpAction::Block },
-                address: None,
-                allow_private: false,
-            });
-            if !route.allow.contains(&approval.rule) {
-                route.allow.push(approval.rule.clone());
+            if self.approvals.iter().any(|known| known.is_same(approval)) {
+                continue;
+            }
+            let Approval { host, port, .. } = approval;
+            match approvals::add(&mut routes, approval) {
+                Ok(()) => self.approvals.push(approval.clone()),
+                Err(error) => self.notice(
+                    "approval_dropped",
+                    format!("what was approved for {host}:{port} is not kept: {error}"),
+                ),
             }
         }
         let oauth: alloc::vec::Vec<&HostPattern> = routes
@@ -240,7 +238,7 @@ pub(crate) fn placeholders(route: &Route) -> BTreeSet<EnvName> {
         .collect()
 }
 
-fn secrets(
+pub(super) fn secrets(
     routes: &BTreeMap<HostPattern, Route>,
     env: &BTreeMap<EnvName, EnvGrant>,
     git: &BTreeMap<Name, GitRemote>,

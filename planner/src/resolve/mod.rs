@@ -3,6 +3,7 @@
 //! The order of thought is that of the specification: who runs, what is granted, which names and
 //! addresses this host gives it, what should therefore exist, and how that differs from what does.
 
+mod amend;
 mod destroy;
 mod difference;
 mod grant;
@@ -24,14 +25,16 @@ use crate::lower::lower;
 use crate::plan::{
     Action, Effect, FORMAT_VERSION, Intent, Notice, Plan, Requirement, Session, Summary,
 };
-use crate::policy::{Agent, Bottle, GitCredential, Manifest, Origin, WorkspaceMode};
+use crate::policy::{Agent, Approval, Bottle, GitCredential, Manifest, Origin, WorkspaceMode};
 use crate::sidecar::PROTOCOL;
 use crate::snapshot::Snapshot;
 use crate::spec::{SessionRequest, Spec};
 use crate::words::{Identity, slugify};
 
+pub use amend::plan_amended;
 pub use destroy::plan_destroy;
 pub(crate) use grant::is_container_folder;
+use grant::secrets;
 pub(crate) use place::{PREFIX, WORKSPACE, derived_tag, image_name, is_wanted, role_addresses};
 pub use place::{RUNSC, agent_container_name, owner_label, pool, sidecar_container_name};
 
@@ -76,6 +79,8 @@ struct Ground<'a> {
     errors: Vec<PlanError>,
     notices: BTreeSet<Notice>,
     requires: BTreeSet<Requirement>,
+    /// What was approved for this session, and fits its routes.
+    approvals: Vec<Approval>,
 }
 
 impl<'a> Ground<'a> {
@@ -88,6 +93,7 @@ impl<'a> Ground<'a> {
             errors: Vec::new(),
             notices: BTreeSet::new(),
             requires: BTreeSet::new(),
+            approvals: Vec::new(),
         }
     }
 

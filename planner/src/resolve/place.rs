@@ -97,6 +97,7 @@ impl Ground<'_> {
                 .clone()
                 .map(|proxy| (proxy, self.snapshot.config.network.no_proxy.clone())),
             upstream_ca: self.upstream_ca(),
+            approvals: self.approvals.clone(),
             resumed,
             owner,
         })

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bottle_planner::manifest::{
     Diagnostic, LoadedConfig, MAX_BYTES, Severity, Source, SourceKind, load_config,
@@ -38,7 +38,14 @@ pub enum Trusted<'p> {
 #[must_use]
 pub fn gather(trusted: Trusted<'_>, cwd: Option<&Path>, user_home: &Path) -> Vec<Source> {
     let root = match trusted {
-        Trusted::File(file) => return vec![single(file)],
+        Trusted::File(file) => {
+            let mut sources = vec![single(file, SourceKind::SingleFile)];
+            let overlay = overlay_of_file(file);
+            if overlay.symlink_metadata().is_ok() {
+                sources.push(single(&overlay, SourceKind::SingleOverlay));
+            }
+            return sources;
+        }
         Trusted::Home(root) | Trusted::Folder(root) => root,
     };
     let mut sources = Vec::new();
@@ -46,6 +53,7 @@ pub fn gather(trusted: Trusted<'_>, cwd: Option<&Path>, user_home: &Path) -> Vec
         Ok(fd) => {
             sources.extend(folder(&fd, "bottles", SourceKind::HomeBottle));
             sources.extend(folder(&fd, "agents", SourceKind::HomeAgent));
+            sources.extend(folder(&fd, "overlays", SourceKind::HomeOverlay));
         }
         Err(Unread::Missing) if matches!(trusted, Trusted::Home(_)) => {}
         Err(why) => sources.push(unreadable(SourceKind::SingleFile, &shown(root), &why)),
@@ -133,11 +141,19 @@ pub fn read_named(root: &Path, path: &RelPath, most: u64) -> Result<Vec<u8>, Nam
     read().map_err(|source| NamedFileError { path: path.clone(), source })
 }
 
-fn single(file: &Path) -> Source {
+/// Where the overlay of a manifest in one file lies: beside it.
+#[must_use]
+pub fn overlay_of_file(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".overlay.yaml");
+    PathBuf::from(name)
+}
+
+fn single(file: &Path, kind: SourceKind) -> Source {
     let path = shown(file);
     match text_of(read_path(file)) {
-        Ok(text) => Source::new(SourceKind::SingleFile, path, text),
-        Err(why) => unreadable(SourceKind::SingleFile, &path, &why),
+        Ok(text) => Source::new(kind, path, text),
+        Err(why) => unreadable(kind, &path, &why),
     }
 }
 
@@ -293,7 +309,6 @@ fn escaped(name: &str) -> String {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
-    use std::path::PathBuf;
     use std::time::Instant;
 
     use bottle_planner::manifest::{Loaded, load};
@@ -417,6 +432,31 @@ mod tests {
             assert_eq!(said(&loaded), ["/nonexistent:1:1: cannot be read: there is no such file"]);
         }
         assert!(host_config(none).diagnostics.is_empty());
+    }
+
+    #[test]
+    fn overlays_lie_beside_the_manifest() {
+        let world = World::new();
+        let entry = "host: a.test, rule: {access: read}";
+        fs::create_dir(world.at("home/overlays")).unwrap();
+        world
+            .write("home/bottles/dev.md", "---\n---\n")
+            .write("home/overlays/dev.yaml", format!("allow: [{{{entry}}}]\n"))
+            .write("one.yaml", "bottles: {dev: {}}\n");
+        let routes = |loaded: &Loaded| {
+            assert_eq!(said(loaded), [""; 0]);
+            loaded.manifest.bottles.values().map(|b| b.egress.routes.len()).sum::<usize>()
+        };
+        assert_eq!(routes(&world.load()), 1);
+        let file = world.at("one.yaml");
+        let one = || load(&gather(Trusted::File(&file), None, Path::new("/nonexistent")));
+        assert_eq!(routes(&one()), 0);
+        world.write("one.yaml.overlay.yaml", format!("allow: [{{bottle: dev, {entry}}}]\n"));
+        assert_eq!(routes(&one()), 1);
+        fs::remove_file(world.at("home/overlays/dev.yaml")).unwrap();
+        symlink(world.at("one.yaml"), world.at("home/overlays/dev.yaml")).unwrap();
+        assert!(said(&world.load())[0].contains("symbolic link"));
+        assert!(world.load().manifest.bottles.is_empty());
     }
 
     #[test]

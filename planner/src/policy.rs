@@ -22,6 +22,8 @@ pub struct Bottle {
     pub name: Name,
     /// Where each part came from, nearest last: `["@claude", "bottles/dev.md"]`.
     pub lineage: Vec<String>,
+    /// The overlay that widens it, if one does: `overlays/dev.yaml`.
+    pub overlay: Option<String>,
     /// The agent's environment.
     pub env: BTreeMap<EnvName, EnvValue>,
     /// Git remotes the agent may reach through the gate, by name.

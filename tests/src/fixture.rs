@@ -93,6 +93,7 @@ pub fn bottle() -> Bottle {
     Bottle {
         name: word!(Name, "box"),
         lineage: vec!["bottles/box.md".into()],
+        overlay: None,
         env: BTreeMap::new(),
         git: BTreeMap::new(),
         git_user: None,

@@ -24,7 +24,11 @@ fn reference_pages_are_current() {
         (
             "manifest.md",
             "The manifest",
-            "Bottles and agents: YAML, or YAML frontmatter above Markdown. JSON Schema: `bottle schema manifest`.",
+            "Bottles and agents: YAML, or YAML frontmatter above Markdown. JSON Schema: `bottle schema manifest`. \
+             What `bottle allow --always` adds lies beside the manifest and never in it: in \
+             `overlays/BOTTLE.yaml` of its folder, or in `FILE.overlay.yaml` beside a manifest in one \
+             file (see Overlay). It only widens, is not inherited by `extends`, and a plan that uses \
+             one says so.",
             manifest::schema(),
         ),
         (

@@ -130,7 +130,7 @@ fn check(reader: &mut Reader<'_>, fields: &Fields<'_>, route: &Route) {
     }
 }
 
-fn host(reader: &mut Reader<'_>, field: Field<'_>) -> Option<HostPattern> {
+pub(super) fn host(reader: &mut Reader<'_>, field: Field<'_>) -> Option<HostPattern> {
     let text = reader.line(field)?;
     match HostPattern::new(text) {
         Ok(host) => Some(host),
@@ -201,7 +201,7 @@ fn rules(reader: &mut Reader<'_>, field: Field<'_>, deny: bool) -> Vec<Rule> {
     items.unwrap_or_default().into_iter().filter_map(|item| rule(reader, item, deny)).collect()
 }
 
-fn rule(reader: &mut Reader<'_>, item: Field<'_>, deny: bool) -> Option<Rule> {
+pub(super) fn rule(reader: &mut Reader<'_>, item: Field<'_>, deny: bool) -> Option<Rule> {
     let fields = reader.fields(item, &keys::RULE)?;
     if matches!(&item.node.value, Value::Map(entries) if entries.is_empty()) {
         reader
@@ -363,6 +363,12 @@ pub(super) fn address(reader: &mut Reader<'_>, field: Field<'_>) -> Option<IpAdd
         reader.refuse(field, format!("expected an IP address, found `{}`", shown(text)));
     }
     address
+}
+
+/// Whether a rule could name this method.
+#[must_use]
+pub fn is_method(text: &str) -> bool {
+    is_token(text) && text != "CONNECT" && text.to_ascii_uppercase() == text
 }
 
 /// A token of RFC 9110 section 5.6.2.

@@ -257,6 +257,7 @@ fn complete(
     Some(Bottle {
         name: name.clone(),
         lineage: lineage.to_vec(),
+        overlay: None,
         env: def.env.iter().map(|(name, env)| (name.clone(), env.value.clone())).collect(),
         git: def.git.iter().map(|(name, git)| (name.clone(), git.value.clone())).collect(),
         git_user,

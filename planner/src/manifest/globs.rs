@@ -1,5 +1,11 @@
 //! Which globs and references are well formed. Matching them is done elsewhere.
 
+/// Whether a rule could name these paths: a glob over whole segments, `/repos/*/pulls/**`.
+#[must_use]
+pub fn is_request_path(glob: &str) -> bool {
+    request_path(glob).is_ok()
+}
+
 /// A glob over the whole segments of a request path: `/repos/*/pulls/**`.
 pub(super) fn request_path(glob: &str) -> Result<(), &'static str> {
     if !glob.starts_with('/') {

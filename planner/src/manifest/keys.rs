@@ -293,6 +293,36 @@ pub(super) static RULE: Table = Table {
     ],
 };
 
+/// An overlay: what `bottle allow --always` adds to a bottle, in `overlays/BOTTLE.yaml`, or beside
+/// a manifest in one file.
+pub(super) static OVERLAY: Table = Table {
+    name: "Overlay",
+    about: "an overlay",
+    keys: &[key(
+        "allow",
+        Required,
+        List(&Object(&ALLOWANCE)),
+        "What the bottle allows beyond its own.",
+    )],
+};
+
+pub(super) static ALLOWANCE: Table = Table {
+    name: "Allowance",
+    about: "an entry of an overlay",
+    keys: &[
+        key("bottle", Optional, NAME, "Whose; needed beside a manifest in one file."),
+        key("host", Required, Text, "The host, as in a route."),
+        key(
+            "port",
+            Optional,
+            Integer(1, 65535),
+            "Default 443. A route that is there keeps its port.",
+        ),
+        key("rule", Required, Object(&RULE), "What is allowed there, without a credential."),
+        key("at", Optional, Text, "When it was allowed."),
+    ],
+};
+
 pub(super) static AUTH: Table = Table {
     name: "Auth",
     about: "`auth`",

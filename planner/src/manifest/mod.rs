@@ -13,6 +13,7 @@ mod extends;
 mod git;
 mod globs;
 mod keys;
+mod overlay;
 mod presets;
 mod reader;
 mod schema;
@@ -30,6 +31,8 @@ use alloc::vec::Vec;
 pub use bottle::set_by_bottle;
 pub use config::{LoadedConfig, load_config};
 pub use diagnostic::{Diagnostic, Severity};
+pub use egress::is_method;
+pub use globs::is_request_path;
 pub use presets::{PRESETS, Preset};
 pub use schema::{config_schema, schema};
 pub use yaml::MAX_BYTES;
@@ -37,6 +40,7 @@ pub use yaml::MAX_BYTES;
 use agent::AgentDef;
 use diagnostic::{At, Findings, Placed, Spot, shown};
 use extends::Draft;
+use overlay::Overlay;
 use reader::{Field, Reader};
 use yaml::{Entry, Node, Value};
 
@@ -69,6 +73,10 @@ pub enum SourceKind {
     RepositoryBottle,
     /// A file with `bottles` and `agents`, named by the user.
     SingleFile,
+    /// `overlays/` of the user's own manifest folder: what was allowed to a bottle for good.
+    HomeOverlay,
+    /// The overlay beside a manifest in one file.
+    SingleOverlay,
 }
 
 /// What a source file holds.
@@ -140,7 +148,8 @@ pub fn load(sources: &[Source]) -> Loaded {
         book.read(&mut reader, source);
     }
     book.presets(&mut findings);
-    let resolved = extends::resolve(&book.bottles, &mut findings);
+    let mut resolved = extends::resolve(&book.bottles, &mut findings);
+    overlay::apply(&book.overlays, &mut resolved, &mut findings);
     let mut manifest = Manifest::default();
     for drafts in book.agents.values() {
         if let Some(agent) = agent_of(drafts, &resolved, &mut findings) {
@@ -161,6 +170,7 @@ pub fn load(sources: &[Source]) -> Loaded {
 struct Book {
     bottles: BTreeMap<Name, Draft>,
     agents: BTreeMap<Name, AgentDrafts>,
+    overlays: BTreeMap<Name, Overlay>,
 }
 
 /// The definitions of one agent: the user's own, and the repository's over it.
@@ -189,7 +199,7 @@ impl Book {
             return;
         }
         let name = match (source.kind, reader::stem(&source.stem)) {
-            (SourceKind::SingleFile, _) => None,
+            (SourceKind::SingleFile | SourceKind::SingleOverlay, _) => None,
             (_, Ok(name)) => Some(name),
             (_, Err(error)) => {
                 let message = format!("skipped: expected {}", error.expected);
@@ -233,6 +243,10 @@ impl Book {
                 self.agent(reader, name, field, body, Origin::Repository);
             }
             (SourceKind::SingleFile, _) => self.single(reader, field, &source.path),
+            (SourceKind::HomeOverlay, Some(name)) => {
+                self.overlay(reader, name, field, &source.path)
+            }
+            (SourceKind::SingleOverlay, _) => self.single_overlay(reader, field, &source.path),
             (_, None) | (SourceKind::RepositoryBottle, _) => {}
         }
     }
@@ -253,6 +267,47 @@ impl Book {
                     self.agent(reader, name, item, None, Origin::File);
                 }
             }
+        }
+    }
+
+    fn overlay(&mut self, reader: &mut Reader<'_>, name: Name, field: Field<'_>, path: &str) {
+        let before = reader.findings.errors();
+        let entries = overlay::entries(reader, field, Some(&name));
+        let sound = reader.findings.errors() == before && !broken(field.node);
+        let spot = reader.spot(field.at);
+        if let Some(first) = self.overlays.get_mut(&name) {
+            let message =
+                format!("a second overlay of bottle `{name}`, besides {}", shown(&first.spot.file));
+            reader.error(field.at, "duplicate-overlay", message);
+            first.sound = false;
+            return;
+        }
+        self.overlays.insert(name, Overlay { entries, origin: path.to_string(), spot, sound });
+    }
+
+    /// The overlay beside a manifest in one file. With an error anywhere in it none of the bottles
+    /// is whole: which one was meant cannot be told.
+    fn single_overlay(&mut self, reader: &mut Reader<'_>, field: Field<'_>, path: &str) {
+        let before = reader.findings.errors();
+        let entries = overlay::entries(reader, field, None);
+        let sound = reader.findings.errors() == before && !broken(field.node);
+        let spot = reader.spot(field.at);
+        let origin = path.rsplit('/').next().unwrap_or(path).to_string();
+        if !sound {
+            for draft in self.bottles.values_mut() {
+                draft.sound = false;
+            }
+            return;
+        }
+        for entry in entries {
+            let Some(name) = entry.value.bottle.clone() else { continue };
+            let overlay = self.overlays.entry(name).or_insert_with(|| Overlay {
+                entries: Vec::new(),
+                origin: origin.clone(),
+                spot: spot.clone(),
+                sound,
+            });
+            overlay.entries.push(entry);
         }
     }
 

@@ -9,21 +9,22 @@ use serde_json::{Map, Value, json};
 use super::keys::{self, Shape, Status, Table};
 
 /// The JSON Schema (draft 2020-12) of a one-file manifest; `$defs/Bottle` and `$defs/Agent` are
-/// those of frontmatter.
+/// those of frontmatter, `$defs/Overlay` is that of overlays.
 #[must_use]
 pub fn schema() -> Value {
-    document(&keys::SINGLE)
+    document(&keys::SINGLE, &[&keys::OVERLAY])
 }
 
 /// The JSON Schema (draft 2020-12) of the host config.
 #[must_use]
 pub fn config_schema() -> Value {
-    document(&keys::CONFIG)
+    document(&keys::CONFIG, &[])
 }
 
-fn document(root: &'static Table) -> Value {
+fn document(root: &'static Table, beside: &[&'static Table]) -> Value {
     let mut definitions = Map::new();
     let mut open: Vec<&'static Table> = alloc::vec![root];
+    open.extend(beside);
     let mut seen = BTreeSet::new();
     while let Some(table) = open.pop() {
         if seen.insert(table.name) {

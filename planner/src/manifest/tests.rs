@@ -1207,3 +1207,85 @@ fn everything(text: &str) {
     }
     let _ = load_config("config.yaml", text);
 }
+
+/// A bottle `dev` with an overlay.
+fn widened(bottle: &str, overlay: &str) -> Loaded {
+    load(&[
+        Source::new(SourceKind::HomeBottle, "bottles/dev.yaml", bottle),
+        Source::new(SourceKind::HomeBottle, "bottles/child.yaml", "extends: dev"),
+        Source::new(SourceKind::HomeOverlay, "overlays/dev.yaml", overlay),
+    ])
+}
+
+#[test]
+fn an_overlay_widens_its_bottle_and_no_child() {
+    let loaded = widened(
+        &route("host: a.dev, allow: [{access: read}]"),
+        "allow:\n  - {host: A.dev, rule: {methods: [POST], paths: [/x/*]}, at: '2026-01-31T12:00:00Z'}\n  \
+         - {host: new.dev, port: 8443, rule: {access: all}, bottle: dev}\n",
+    );
+    assert_eq!(said(&loaded), "");
+    let of = |bottle: &str| &loaded.manifest.bottles[&name(bottle)];
+    let routes = &of("dev").egress.routes;
+    assert_eq!(routes.len(), 2);
+    assert_eq!(routes.values().map(|route| (route.port, route.allow.len())).max(), Some((8443, 1)));
+    assert_eq!(routes.values().map(|route| (route.port, route.allow.len())).min(), Some((443, 2)));
+    assert_eq!(of("dev").overlay.as_deref(), Some("overlays/dev.yaml"));
+    assert_eq!((of("child").egress.routes.len(), &of("child").overlay), (1, &None));
+    let empty = widened(&route("host: a.dev"), "allow: []");
+    assert_eq!((said(&empty).as_str(), &empty.manifest.bottles[&name("dev")].overlay), ("", &None));
+}
+
+#[test]
+fn an_overlay_with_an_error_leaves_its_bottle_out() {
+    for (overlay, expected) in [
+        ("allow: [{host: b.dev}]", "an entry of an overlay needs `rule`"),
+        ("allow: [{hots: b.dev, rule: {access: read}}]", "did you mean `host`?"),
+        ("alow: []", "did you mean `allow`?"),
+        ("", "an overlay needs `allow`"),
+        ("allow: [{host: a.dev, port: 80, rule: {access: read}}]", "its route is at port 443"),
+        ("allow: [{host: b.dev, rule: {}}]", "would mean every request"),
+        ("allow: [{host: b.dev, rule: {access: read, until: x}}]", "reserved, not built yet"),
+        ("allow: [{host: b.dev, rule: {access: read}, at: now}]", "`at`: expected"),
+        ("allow: [{host: b.dev, rule: {access: read}, bottle: x}]", "overlay of bottle `dev`"),
+        (
+            "allow: [{host: b.dev, rule: {access: all, auth: {scheme: token, secret: S}}}]",
+            "an overlay gives no credential",
+        ),
+        ("allow: [", "overlays/dev.yaml"),
+    ] {
+        let loaded = widened(&route("host: a.dev"), overlay);
+        let all: Vec<String> = loaded
+            .diagnostics
+            .iter()
+            .map(|found| format!("{found} {}", found.hint.as_deref().unwrap_or_default()))
+            .collect();
+        assert!(all.iter().any(|one| one.contains(expected)), "{overlay}: {all:?}");
+        assert!(loaded.has_errors() && !loaded.manifest.bottles.contains_key(&name("dev")));
+        assert!(loaded.manifest.bottles.contains_key(&name("child")), "{overlay}");
+    }
+}
+
+#[test]
+fn overlays_that_belong_to_nothing() {
+    let of = |kind, path: &str, text: &str| {
+        load(&[
+            Source::new(SourceKind::SingleFile, "one.yaml", "bottles: {dev: {}, box: {}}"),
+            Source::new(kind, path, text),
+        ])
+    };
+    let loaded = of(SourceKind::HomeOverlay, "overlays/gone.yaml", "allow: []");
+    assert_eq!(
+        said(&loaded),
+        "gone.yaml:1:1: warning: there is no bottle `gone` that this could widen"
+    );
+    let single = |text: &str| of(SourceKind::SingleOverlay, "/x/one.yaml.overlay.yaml", text);
+    let loaded = single("allow: [{bottle: dev, host: a.dev, rule: {access: read}}]");
+    assert_eq!(said(&loaded), "");
+    let overlay = |bottle: &str| loaded.manifest.bottles[&name(bottle)].overlay.clone();
+    assert_eq!(overlay("dev").as_deref(), Some("one.yaml.overlay.yaml"));
+    assert_eq!(overlay("box"), None);
+    let loaded = single("allow: [{host: a.dev, rule: {access: read}}]");
+    assert!(said(&loaded).contains("needs `bottle`"), "{}", said(&loaded));
+    assert!(loaded.manifest.bottles.is_empty(), "whose it was cannot be told");
+}

@@ -26,6 +26,13 @@ impl Ground<'_> {
         mode: WorkspaceMode,
         image: ImageGrant,
     ) -> Option<Grants> {
+        if let Some(overlay) = &bottle.overlay {
+            let name = &bottle.name;
+            self.notice(
+                "overlay_used",
+                format!("bottle `{name}` allows what {overlay} adds to it"),
+            );
+        }
         let routes = self.routes(bottle);
         let env = self.environment(bottle, &routes);
         let git = self.git(bottle);

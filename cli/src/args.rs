@@ -36,6 +36,8 @@ fn long_help() -> String {
          bottle show plan.json              read the plan\n  \
          bottle apply plan.json             carry it out, after a question\n  \
          bottle plan --identity dev-ab12c   plan the difference for a session\n  \
+         bottle blocked                     what was the last session refused?\n  \
+         bottle allow @last 1               allow the first kind of it\n  \
          bottle destroy @last               take the last session down\n\n{}\n\n{}",
         env::table(),
         Exit::table()
@@ -61,6 +63,12 @@ pub enum Command {
     Digest(commands::digest::Digest),
     /// Carry out a plan
     Apply(commands::apply::Apply),
+    /// List what a session was refused, and what would allow it
+    Blocked(commands::blocked::Blocked),
+    /// Allow a running session one rule more
+    Allow(Box<commands::allow::Allow>),
+    /// Show what a session's way out decided, and its routes
+    Egress(commands::egress::Egress),
     /// Take a session down
     Destroy(commands::destroy::Destroy),
     /// Write down what each agent is granted, for review

@@ -10,6 +10,7 @@ use bottle_planner::document::{self, Strictness};
 use bottle_planner::spec::Spec;
 use bottle_planner::words::Identity;
 
+use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::load;
 
@@ -17,26 +18,59 @@ use crate::load;
 #[derive(Debug, Clone)]
 pub struct Sessions {
     folder: PathBuf,
+    history: PathBuf,
+}
+
+/// What is kept of a session, live or ended.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The session; of an ended one, as its record is called.
+    pub name: Identity,
+    /// Where it is kept.
+    pub folder: PathBuf,
+    /// Whether it has ended.
+    pub ended: bool,
+}
+
+impl Record {
+    /// The text of the plan last applied.
+    pub fn plan_text(&self) -> Result<Option<String>, Failure> {
+        read(&self.folder.join(PLAN))
+    }
 }
 
 impl Sessions {
     /// The sessions below this state root.
     #[must_use]
     pub fn of(state_root: &Path) -> Self {
-        Self { folder: state_root.join("state") }
+        Self { folder: state_root.join("state"), history: state_root.join("history") }
     }
 
     /// All that have a plan, by name.
     #[must_use]
     pub fn all(&self) -> Vec<Identity> {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
-        let mut all: Vec<Identity> = entries
-            .flatten()
-            .filter_map(|entry| Identity::new(entry.file_name().into_string().ok()?).ok())
-            .filter(|identity| self.plan_path(identity).is_file())
-            .collect();
-        all.sort();
-        all
+        planned(&self.folder)
+    }
+
+    /// The record of a session, live or ended; live ones come first.
+    pub fn record(&self, text: &str) -> Result<Record, Failure> {
+        let failure = match self.find(text) {
+            Ok(name) => {
+                let folder = self.folder.join(name.as_str());
+                return Ok(Record { name, folder, ended: false });
+            }
+            Err(failure) if failure.exit == Exit::Usage => return Err(failure),
+            Err(failure) => failure,
+        };
+        let ended = Self { folder: self.history.clone(), history: self.history.clone() };
+        match ended.find(text) {
+            Ok(name) => {
+                let folder = self.history.join(name.as_str());
+                Ok(Record { name, folder, ended: true })
+            }
+            Err(other) if other.exit == Exit::Usage => Err(other),
+            Err(_) => Err(failure),
+        }
     }
 
     /// The session meant by a name, a unique prefix of one, or `@last`.
@@ -97,6 +131,18 @@ impl Sessions {
     fn changed(&self, identity: &Identity) -> Option<SystemTime> {
         fs::metadata(self.plan_path(identity)).and_then(|meta| meta.modified()).ok()
     }
+}
+
+/// The names of the sessions below a folder that have a plan, sorted.
+fn planned(folder: &Path) -> Vec<Identity> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut all: Vec<Identity> = entries
+        .flatten()
+        .filter_map(|entry| Identity::new(entry.file_name().into_string().ok()?).ok())
+        .filter(|identity| folder.join(identity.as_str()).join(PLAN).is_file())
+        .collect();
+    all.sort();
+    all
 }
 
 /// The names of some sessions, for a hint.

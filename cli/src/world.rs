@@ -9,7 +9,7 @@ use bottle_executor::probe::{HostInputs, probe};
 use bottle_executor::sources::{Trusted, gather, host_config};
 use bottle_executor::state::Roots;
 use bottle_planner::document::{self, Strictness};
-use bottle_planner::manifest::{Loaded, load};
+use bottle_planner::manifest::{Loaded, Source, load};
 use bottle_planner::policy::{HostConfig, Manifest};
 use bottle_planner::snapshot::{Host, Snapshot, Tool};
 use bottle_planner::spec::Spec;
@@ -44,6 +44,19 @@ pub fn manifest(
     args: &ManifestArgs,
     folder: Option<&Path>,
 ) -> Result<ReadManifest, Failure> {
+    let (sources, place) = sources(context, args, folder)?;
+    let Loaded { manifest, diagnostics } = load(&sources);
+    context.printer.diagnostics(&diagnostics, &sources);
+    let has_errors = diagnostics.iter().any(|found| found.is_error());
+    Ok(ReadManifest { manifest, has_errors, place })
+}
+
+/// The manifest's files, and where they were looked for.
+pub fn sources(
+    context: &Context,
+    args: &ManifestArgs,
+    folder: Option<&Path>,
+) -> Result<(Vec<Source>, PathBuf), Failure> {
     let roots = context.roots(args)?;
     let file = args.manifest.as_deref().map(absolute).transpose()?;
     let (trusted, place) = match (&file, &args.manifest_dir) {
@@ -52,11 +65,7 @@ pub fn manifest(
         (None, None) => (Trusted::Home(&roots.root), roots.root.clone()),
     };
     let current = env::current_dir().ok();
-    let sources = gather(trusted, folder.or(current.as_deref()), &roots.home);
-    let Loaded { manifest, diagnostics } = load(&sources);
-    context.printer.diagnostics(&diagnostics, &sources);
-    let has_errors = diagnostics.iter().any(|found| found.is_error());
-    Ok(ReadManifest { manifest, has_errors, place })
+    Ok((gather(trusted, folder.or(current.as_deref()), &roots.home), place))
 }
 
 /// Reads the host config; anything wrong with it is an error.
@@ -178,6 +187,17 @@ pub fn of_session(
     let mut wants = Wants::default();
     wants.identity = Some(identity.clone());
     look(context, roots, config, &wants)
+}
+
+/// What a change to a session needs to know of this host.
+pub fn look_for(
+    context: &mut Context,
+    args: &ManifestArgs,
+    wants: &Wants,
+) -> Result<Snapshot, Failure> {
+    let roots = context.roots(args)?;
+    let config = config(&mut context.printer, &roots)?;
+    look(context, roots, config, wants)
 }
 
 fn look(

@@ -290,8 +290,9 @@ pub(crate) fn allow_text(at: &str, rule: &Rule, auth: Option<&Auth>) -> String {
     format!("{} at {at}{with}", rule_text(rule))
 }
 
-/// A rule's own words: `GET, POST /repos/**`.
-fn rule_text(rule: &Rule) -> String {
+/// A rule's own words: `GET, POST on /repos/**`.
+#[must_use]
+pub fn rule_text(rule: &Rule) -> String {
     let methods = if rule.methods.is_empty() {
         match rule.access {
             Access::Read => "read (GET, HEAD, OPTIONS, git fetch)".to_string(),

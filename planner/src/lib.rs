@@ -22,6 +22,7 @@ pub mod pem;
 pub mod plan;
 pub mod policy;
 pub mod provider;
+pub mod refusals;
 pub mod resolve;
 pub mod show;
 pub mod sidecar;

@@ -4,6 +4,7 @@ use bottle_planner::resolve::plan_destroy;
 use clap::Args;
 
 use super::apply::{Consent, checked};
+use super::blocked::Refused;
 use crate::args::ManifestArgs;
 use crate::carry_out::{self, Job};
 use crate::context::Context;
@@ -71,5 +72,13 @@ pub fn run(args: &Destroy, context: &mut Context) -> Result<Exit, Failure> {
     };
     let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
     job.confirmed = confirmed.as_ref();
-    carry_out::carry_out(&job, context)
+    // Counted before the record moves. That the log cannot be read keeps nothing from ending.
+    let record = sessions.record(identity.as_str())?;
+    let refused = Refused::read(&record).map_or(0, |refused| refused.count);
+    let done = carry_out::carry_out(&job, context)?;
+    if refused > 0 && done == Exit::Ok {
+        let requests = if refused == 1 { "request was" } else { "requests were" };
+        context.printer.say(&format!("{refused} {requests} refused (`bottle blocked {identity}`)"));
+    }
+    Ok(done)
 }

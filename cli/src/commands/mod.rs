@@ -1,11 +1,14 @@
 //! The commands, one file each.
 
+pub mod allow;
 pub mod apply;
+pub mod blocked;
 pub mod completions;
 pub mod destroy;
 pub mod diff;
 pub mod digest;
 pub mod doctor;
+pub mod egress;
 pub mod init;
 pub mod lint;
 pub mod lock;
@@ -35,6 +38,9 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Lint(args) => lint::run(&args, context),
         Command::Digest(args) => digest::run(&args, context),
         Command::Apply(args) => apply::run(&args, context),
+        Command::Blocked(args) => blocked::run(&args, context),
+        Command::Allow(args) => allow::run(&args, context),
+        Command::Egress(args) => egress::run(&args, context),
         Command::Destroy(args) => destroy::run(&args, context),
         Command::Lock(args) => lock::run(&args, context),
         Command::Probe(args) => probe::run(&args, context),

@@ -3,4 +3,5 @@
 mod applying;
 mod harness;
 mod planning;
+mod refusing;
 mod setup;

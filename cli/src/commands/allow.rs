@@ -1,0 +1,245 @@
+//! `bottle allow`: one rule more for a session that runs, planned and applied like any other change.
+
+use std::collections::BTreeSet;
+
+use bottle_planner::approvals::{DEFAULT_PORT, is_allowed};
+use bottle_planner::diff::diff_grants;
+use bottle_planner::escape::visible;
+use bottle_planner::manifest::{is_method, is_request_path};
+use bottle_planner::plan::{Action, Effect, Plan};
+use bottle_planner::policy::{Access, Approval, HostPattern, Rule};
+use bottle_planner::refusals::Proposal;
+use bottle_planner::resolve::plan_amended;
+use bottle_planner::show;
+use bottle_planner::wants::Wants;
+use bottle_planner::words::Digest;
+use chrono::Utc;
+use clap::Args;
+
+use super::apply::{Consent, checked};
+use super::blocked::{Refused, asked};
+use crate::args::ManifestArgs;
+use crate::carry_out::{self, Job};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::overlay;
+use crate::plan_file::PlanText;
+use crate::request;
+use crate::sessions::Sessions;
+use crate::world;
+
+/// Allows a running session one rule more: of what it was refused, or one that is spelled out.
+///
+/// The rule is the smallest that allows the kind of request: its method, and its path with `*` for
+/// ids; reading, where nothing but the host is known. You are shown what is newly allowed and
+/// asked. The change is planned from the plan in force, without a look at the manifest, and applied
+/// in place: the agent keeps running. With --always the rule is also kept for later sessions, in an
+/// overlay beside the manifest.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  bottle allow @last 1                     the kind that `bottle blocked` calls 1\n  \
+    bottle allow dev-ab12c 3 --always        for later sessions too\n  \
+    bottle allow dev-ab12c --host api.example.com --method POST --path '/v1/items/*'\n  \
+    bottle allow dev-ab12c 1 --plan-only > plan.json    to be reviewed and applied by somebody else"
+)]
+pub struct Allow {
+    /// The session: its ID, a unique beginning of it, or `@last`
+    id: String,
+    /// The kind of request, by its number or id in `bottle blocked`
+    #[arg(value_name = "N", required_unless_present = "host", conflicts_with = "host")]
+    kind: Option<String>,
+    /// Reach this host (`*.example.com` is every name below it)
+    #[arg(long, help_heading = "Rule")]
+    host: Option<String>,
+    /// At this port (default: the host's own, else 443)
+    #[arg(long, requires = "host", help_heading = "Rule")]
+    port: Option<u16>,
+    /// With this method (repeatable; default: reading)
+    #[arg(long, requires = "host", help_heading = "Rule")]
+    method: Vec<String>,
+    /// On this path, a glob over whole segments (repeatable; default: every path)
+    #[arg(long, requires = "host", value_name = "GLOB", help_heading = "Rule")]
+    path: Vec<String>,
+    /// For this session alone, resumed or not (the default)
+    #[arg(long, conflicts_with = "always")]
+    once: bool,
+    /// For this session, and in the manifest's overlay for later ones
+    #[arg(long)]
+    always: bool,
+    /// Do it without asking
+    #[arg(short, long, help_heading = "Approval")]
+    yes: bool,
+    /// Approve the plan of this digest, and no other (with the --at it was made with)
+    #[arg(long, value_name = "DIGEST", help_heading = "Approval")]
+    expect: Option<Digest>,
+    /// Print the plan as JSON and stop
+    #[arg(long, conflicts_with_all = ["yes", "expect", "json", "always"])]
+    plan_only: bool,
+    /// The time of the approval, in place of now (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    at: Option<String>,
+    /// Events on standard output, one JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    manifest: ManifestArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &Allow, context: &mut Context) -> Result<Exit, Failure> {
+    let roots = context.roots(&args.manifest)?;
+    let sessions = Sessions::of(&roots.root);
+    let identity = sessions.find(&args.id)?;
+    let applied = PlanText::of_session(identity.as_str(), &sessions)?.strict()?;
+    let asked_for = match &args.host {
+        Some(host) => spelled_out(args, host, &applied)?,
+        None => of_kind(args, &sessions, context)?,
+    };
+    let at = request::time(args.at.as_deref(), context.env, Utc::now)?;
+    // Looked at first: a rule that could not be kept is not half allowed.
+    let kept = (args.always && !args.once)
+        .then(|| overlay::prepare(context, &args.manifest, &applied, &asked_for, &at))
+        .transpose()?;
+    let Proposal { host, port, rule } = asked_for;
+    if is_allowed(&applied.grants.egress.routes, &host, port, &rule) {
+        context.printer.say(&format!("Session {identity} may do that already"));
+        return keep(kept, context);
+    }
+    let approval = Approval { at, host, port, rule, by: Some("bottle allow".to_owned()) };
+    let snapshot = world::look_for(context, &args.manifest, &Wants::for_plan(&applied))?;
+    let plan = plan_amended(&applied, &approval, &snapshot).map_err(Failure::from_plan)?;
+    in_place(&plan)?;
+    let text = super::pretty(&plan)?;
+    if args.plan_only {
+        context.printer.data(&text)?;
+        return Ok(Exit::Ok);
+    }
+    let text = PlanText::stored(text)?;
+    let plan = checked(&text, args.expect.as_ref())?;
+    let mut job = Job {
+        plan: &plan,
+        text: &text.text,
+        digest: &text.digest,
+        inputs: None,
+        roots: &roots,
+        workspace: plan.session.workspace.as_ref().map(|place| &place.host),
+        confirmed: None,
+        rollback: false,
+        redeliver: false,
+        json: args.json,
+        secrets: &[],
+    };
+    carry_out::check(&job)?;
+    let consent = Consent {
+        expected: args.expect.is_some(),
+        locked: false,
+        yes: args.yes,
+        rollback: false,
+        redeliver: false,
+    };
+    let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
+    job.confirmed = confirmed.as_ref();
+    if args.yes || args.expect.is_some() {
+        // Nobody was asked, so nobody was shown.
+        let diff = diff_grants(Some(&applied.grants), &plan.grants);
+        context.printer.say(show::grants_diff(&diff).trim_end());
+    }
+    let done = carry_out::carry_out(&job, context)?;
+    if done != Exit::Ok {
+        return Ok(done);
+    }
+    keep(kept, context)
+}
+
+fn keep(kept: Option<overlay::Prepared>, context: &mut Context) -> Result<Exit, Failure> {
+    if let Some(kept) = kept {
+        kept.write(&mut context.printer)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The rule of a kind of refused request.
+fn of_kind(args: &Allow, sessions: &Sessions, context: &mut Context) -> Result<Proposal, Failure> {
+    let wanted = args.kind.as_deref().unwrap_or_default();
+    let record = sessions.record(&args.id)?;
+    let refused = Refused::read(&record)?;
+    let number = wanted.parse().ok();
+    let kind = refused
+        .kinds
+        .into_iter()
+        .find(|kind| number == Some(kind.group.number) || kind.group.id == wanted);
+    let Some(kind) = kind else {
+        return Err(Failure::error(format!(
+            "session {} was refused nothing of number `{}`",
+            record.name,
+            visible(wanted)
+        ))
+        .hint(format!("`bottle blocked {}` lists what was refused", record.name)));
+    };
+    let what = asked(&kind.group);
+    match (kind.proposal, kind.why_not) {
+        (Some(proposal), _) => {
+            context.printer.say(&format!("Refused {} times: {what}", kind.group.count));
+            Ok(proposal)
+        }
+        (None, why) => {
+            let why = why.unwrap_or_default();
+            Err(Failure::new(Exit::Refused, format!("no rule can allow {what}")).hint(why))
+        }
+    }
+}
+
+/// The rule that the flags spell out.
+fn spelled_out(args: &Allow, host: &str, applied: &Plan) -> Result<Proposal, Failure> {
+    let host = HostPattern::new(host)
+        .map_err(|e| Failure::usage(format!("--host: expected {}", e.expected)))?;
+    if let Some(method) = args.method.iter().find(|method| !is_method(method)) {
+        let message =
+            format!("--method: expected a method in upper case, found `{}`", visible(method));
+        return Err(Failure::usage(message));
+    }
+    if let Some(path) = args.path.iter().find(|path| !is_request_path(path)) {
+        let message = format!(
+            "--path: expected a glob over whole segments like /v1/items/*, found `{}`",
+            visible(path)
+        );
+        return Err(Failure::usage(message));
+    }
+    let routes = &applied.grants.egress.routes;
+    let own = bottle_planner::approvals::route_of(routes, &host).map(|(_, route)| route.port);
+    let port = args.port.or(own).unwrap_or(DEFAULT_PORT);
+    let methods: BTreeSet<String> = args.method.iter().cloned().collect();
+    let access = if methods.is_empty() { Access::Read } else { Access::All };
+    let rule = Rule { methods, paths: args.path.clone(), access, auth: None };
+    Ok(Proposal { host, port, rule })
+}
+
+/// Refuses a plan that does more than the approval asks for: the session drifted, and what is
+/// repaired or started is another decision.
+fn in_place(plan: &Plan) -> Result<(), Failure> {
+    let asked = |action: &&Action| {
+        let id = action.id.0.as_str();
+        ["file:approvals.json", "file:egress/in/routes.json", "reload:egress"].contains(&id)
+            // Pipelock has an allow-list of its own, which it reads at its start.
+            || id.contains("pipelock")
+    };
+    let more: Vec<String> = plan
+        .actions
+        .iter()
+        .filter(|action| action.effect != Effect::None && !asked(action))
+        .map(show::action_line)
+        .collect();
+    if more.is_empty() {
+        return Ok(());
+    }
+    let identity = &plan.identity;
+    Err(Failure::new(
+        Exit::Stale,
+        format!("session {identity} is not as it was left: {}", more.join(", ")),
+    )
+    .hint(format!(
+        "bring it into line first: `bottle plan --identity {identity} -o plan.json`, then `bottle \
+         apply plan.json`"
+    )))
+}

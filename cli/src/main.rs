@@ -9,6 +9,7 @@ mod decision_log;
 mod env;
 mod exit;
 mod failure;
+mod leak_rules;
 mod live;
 mod load;
 mod output;

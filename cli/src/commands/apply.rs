@@ -19,6 +19,7 @@ use crate::carry_out::{self, Job, SecretFd};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::leak_rules;
 use crate::output::{Colour, Printer};
 use crate::plan_file::PlanText;
 use crate::request::host_folder;
@@ -136,6 +137,7 @@ pub fn checked(text: &PlanText, expect: Option<&Digest>) -> Result<Plan, Failure
     let plan = text.strict()?;
     let findings = lint(&plan);
     if findings.is_empty() {
+        leak_rules::of_plan(&plan.grants)?;
         return Ok(plan);
     }
     let mut failure = Failure::new(Exit::Refused, format!("{} breaks lint rules", text.from));

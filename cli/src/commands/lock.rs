@@ -22,6 +22,7 @@ use crate::args::ManifestArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::leak_rules;
 use crate::load;
 use crate::request::Mode;
 use crate::save::replace;
@@ -136,8 +137,10 @@ fn grants(
     };
     // Grants hardly ever depend on the engine, so a machine without one can check them.
     spec.offline = given.is_some() || snapshot.engine.is_none();
-    plan(manifest, &spec, &snapshot).map(|plan| plan.grants).map_err(|errors| {
-        let mut failure = Failure::from_plan(errors);
+    let planned = plan(manifest, &spec, &snapshot).map_err(Failure::from_plan);
+    let granted = planned
+        .and_then(|plan| leak_rules::of_manifest(&plan.grants, manifest).map(|()| plan.grants));
+    granted.map_err(|mut failure| {
         for problem in &mut failure.problems {
             problem.message = format!("agent {agent}: {}", problem.message);
         }

@@ -13,6 +13,7 @@ use crate::args::ManifestArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::leak_rules;
 use crate::request::{self, RequestArgs};
 use crate::save::save;
 use crate::sessions::Sessions;
@@ -89,6 +90,7 @@ pub fn run(args: &Plan, context: &mut Context) -> Result<Exit, Failure> {
     }
     let plan =
         plan(&inputs.manifest, &inputs.spec, &inputs.snapshot).map_err(Failure::from_plan)?;
+    leak_rules::of_manifest(&plan.grants, &inputs.manifest)?;
     let text = super::pretty(&plan)?;
     if let Some(file) = &args.output {
         save(file, &text)?;

@@ -265,6 +265,10 @@ fn summarize(
         let folder = visible(place.host.as_str());
         printer.say(&format!("It works on {folder} ({}).", place.mode.as_str()));
     }
+    let asked = show::asked(plan);
+    if plan.intent == Intent::Launch && !asked.is_empty() {
+        printer.say(asked.trim_end());
+    }
     if !rollback {
         for action in plan.actions.iter().filter(|a| a.effect != Effect::None) {
             printer.say(&format!("  {} {}", show::sign(action), show::action_line(action)));
@@ -332,4 +336,33 @@ fn inputs(file: &Path, digest: &Digest) -> Result<String, Failure> {
         )));
     }
     super::pretty(&inputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use bottle_planner::document::{Strictness, parse};
+
+    use super::*;
+    use crate::output::tests::printer;
+
+    #[test]
+    fn what_the_agent_is_asked_is_shown_before_the_question() {
+        let text = include_str!("../../../golden/minimal/plan.json");
+        let mut plan: Plan = parse(text, Strictness::Strict).unwrap().value;
+        let summary = |plan: &Plan| {
+            let (mut printer, sink) = printer(false);
+            summarize(plan, &Sessions::of(Path::new("/nowhere")), &[], false, &mut printer);
+            sink.text()
+        };
+        assert!(!summary(&plan).contains("It is asked"));
+        plan.spec.task = Some(format!("fix it\u{1b}[2J\nthen{}", " more".repeat(1000)));
+        plan.spec.args = vec!["--mcp-config".into(), "a b\u{202e}".into()];
+        let told = summary(&plan);
+        assert!(told.contains("It is asked: fix it\\u{1b}[2J\\u{a}then more"), "{told}");
+        assert!(told.contains("… and 4615 characters more"), "{told}");
+        assert!(told.contains(r#"arguments: "--mcp-config" "a b\u{202e}""#), "{told}");
+        assert!(told.len() < 4000, "{told}");
+        plan.intent = Intent::Destroy;
+        assert!(!summary(&plan).contains("It is asked"));
+    }
 }

@@ -97,6 +97,9 @@ pub fn human(plan: &Plan) -> String {
     };
     text.push_str(&format!("{what} {}\n\n", plan.identity));
     text.push_str(&granted(plan));
+    if plan.intent == Intent::Launch {
+        text.push_str(&asked(plan));
+    }
     text.push_str("\nWhat will be done:\n");
     let unchanged = plan.actions.iter().filter(|a| a.effect == Effect::None).count();
     for action in plan.actions.iter().filter(|a| a.effect != Effect::None) {
@@ -154,6 +157,34 @@ pub fn granted(plan: &Plan) -> String {
         }
     }
     text
+}
+
+/// What the agent is asked: the task and its command's further arguments, a line each and cut to a
+/// readable length; empty where there are none. No grant holds them, so nothing else shows them.
+#[must_use]
+pub fn asked(plan: &Plan) -> String {
+    let mut text = String::new();
+    if let Some(task) = &plan.spec.task {
+        text.push_str(&format!("It is asked: {}\n", shortened(task)));
+    }
+    if !plan.spec.args.is_empty() {
+        // One quoted word each: where one ends and the next begins must not be a guess.
+        let words: Vec<String> = plan.spec.args.iter().map(|arg| format!("{arg:?}")).collect();
+        text.push_str(&format!("Its command's arguments: {}\n", shortened(&words.join(" "))));
+    }
+    text
+}
+
+/// The most characters that a line shows of what the agent is asked.
+const MOST_ASKED: usize = 400;
+
+/// The beginning of a text on one line, and how much is not shown.
+fn shortened(text: &str) -> String {
+    let shown = visible(&text.chars().take(MOST_ASKED).collect::<String>());
+    match text.chars().count().saturating_sub(MOST_ASKED) {
+        0 => shown,
+        more => format!("{shown}… and {more} characters more (`bottle show --format json`)"),
+    }
 }
 
 /// A verdict in a word.

@@ -10,15 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use bottle_planner::plan::{LABEL, LABEL_OWNER};
+use bottle_planner::plan::{LABEL, LABEL_IDENTITY, LABEL_OWNER};
 use bottle_planner::policy::{HostConfig, SecretSource, WorkspaceMode};
-use bottle_planner::resolve::owner_label;
+use bottle_planner::resolve::{owner_label, pool};
 use bottle_planner::snapshot::{
     Container, ContainerState, Engine as EngineFacts, Host, ImageFact, Network, SessionFacts,
     Snapshot, Tool, Tree, Volume, Workspace,
 };
 use bottle_planner::wants::{Wants, WorkspaceWant};
-use bottle_planner::words::{AbsPath, EnvName, SecretName, Subnet};
+use bottle_planner::words::{AbsPath, EnvName, Identity, SecretName, Subnet};
 use futures_util::future::try_join_all;
 use futures_util::{join, try_join};
 use rustix::fs::{Access, access};
@@ -35,8 +35,6 @@ use crate::upstream_ca::{self, UpstreamCaError};
 const FORMAT_VERSION: &str = "1.0";
 /// The most bytes of a file that a manifest names.
 const MOST_NAMED: u64 = 1 << 20;
-/// The prefix of every name that the planner chooses.
-const PREFIX: &str = "bottle-";
 
 /// What the edge captured of its surroundings; this crate reads no environment itself.
 #[derive(Debug, Clone)]
@@ -190,24 +188,42 @@ fn add_observed(
     owner: &str,
     wants: &Wants,
 ) {
-    let own =
-        |labels: &BTreeMap<String, String>| labels.get(LABEL_OWNER).is_some_and(|o| o == owner);
-    let named = |name: &str| name.starts_with(PREFIX) || wants.container.as_deref() == Some(name);
+    let session = snapshot.session.as_ref().and_then(|s| s.applied.as_ref()).map(|a| &a.session);
+    let places = session.iter().flat_map(|session| session.places.values());
+    let before: BTreeSet<String> = places.map(|place| place.container.clone()).collect();
+    let named = |name: &String| wants.may_name(name) || before.contains(name);
+    let own = |labels: &BTreeMap<String, String>| {
+        let of = |label: &str| labels.get(label).map(String::as_str);
+        of(LABEL_OWNER) == Some(owner)
+            && (wants.all || of(LABEL_IDENTITY) == wants.identity.as_ref().map(Identity::as_str))
+    };
+    // Who else works on this host, and on what, is nobody's affair.
+    let labels = |found: BTreeMap<String, String>| match wants.all || own(&found) {
+        true => ours(found),
+        false => BTreeMap::new(),
+    };
     snapshot.engine = Some(facts);
     for (name, container) in observed.containers {
         if own(&container.labels) {
-            snapshot.containers.insert(name, container);
-        } else if named(&name) || wants.all {
-            snapshot.containers.insert(name, foreign_container(container));
+            let labels = labels(container.labels);
+            snapshot.containers.insert(name, Container { labels, ..container });
+        } else if named(&name) {
+            let labels = labels(container.labels);
+            snapshot.containers.insert(name, foreign_container(container.id, labels));
         }
     }
+    let mut others = BTreeSet::new();
     for (name, network) in observed.networks {
-        // Every network's subnet is in the way of a new one, whoever it belongs to.
-        snapshot.networks.insert(name, Network { labels: ours(network.labels), ..network });
+        if own(&network.labels) || named(&name) {
+            let labels = labels(network.labels);
+            snapshot.networks.insert(name, Network { labels, ..network });
+        } else {
+            others.extend(network.subnets);
+        }
     }
     for (name, volume) in observed.volumes {
-        if own(&volume.labels) || name.starts_with(PREFIX) {
-            snapshot.volumes.insert(name, Volume { labels: ours(volume.labels) });
+        if own(&volume.labels) || named(&name) {
+            snapshot.volumes.insert(name, Volume { labels: labels(volume.labels) });
         }
     }
     snapshot.images = observed.images;
@@ -215,15 +231,20 @@ fn add_observed(
     let subnets: BTreeSet<Subnet> =
         snapshot.networks.values().flat_map(|n| n.subnets.iter().copied()).collect();
     snapshot.host_routes.retain(|route| !subnets.contains(route));
+    // Of anybody else's network a plan needs to know no more than of a route: what is taken.
+    snapshot.host_routes.extend(others);
+    if let (false, Some(pool)) = (wants.all, pool(&snapshot.config)) {
+        snapshot.host_routes.retain(|route| route.overlaps(pool));
+    }
 }
 
-/// Of a container that is not this user's, its name and the labels that say whose it is.
-fn foreign_container(container: Container) -> Container {
+/// Of a container that is not this session's a plan needs to know that it holds its name.
+fn foreign_container(id: String, labels: BTreeMap<String, String>) -> Container {
     Container {
-        id: container.id,
+        id,
         image: String::new(),
         state: ContainerState::Created,
-        labels: ours(container.labels),
+        labels,
         networks: BTreeMap::new(),
         started_at: String::new(),
     }

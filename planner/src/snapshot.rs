@@ -29,13 +29,14 @@ pub struct Snapshot {
     pub engine: Option<Engine>,
     /// Containers by name; only names that could concern this plan.
     pub containers: BTreeMap<String, Container>,
-    /// Networks by name.
+    /// Networks by name; only names that could concern this plan.
     pub networks: BTreeMap<String, Network>,
-    /// Volumes by name.
+    /// Volumes by name; only names that could concern this plan.
     pub volumes: BTreeMap<String, Volume>,
     /// Images by each reference the plan may name (tags, digests), present ones only.
     pub images: BTreeMap<String, ImageFact>,
-    /// Destinations of the host's own routes.
+    /// Subnets that are taken: by the host's own routes, and by networks that do not concern this
+    /// plan.
     pub host_routes: BTreeSet<Subnet>,
     /// The host config, as loaded.
     pub config: HostConfig,

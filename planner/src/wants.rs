@@ -15,7 +15,7 @@ use crate::provider;
 use crate::resolve::plan;
 use crate::snapshot::Snapshot;
 use crate::spec::{SessionRequest, Spec};
-use crate::words::{AbsPath, EnvName, Identity, Name, RelPath, SecretName, slugify};
+use crate::words::{AbsPath, EnvName, Identity, Name, RelPath, Role, SecretName, slugify};
 
 /// What a plan can need to know of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -124,6 +124,14 @@ impl Wants {
         images
     }
 
+    /// Whether a plan for this session can name an engine object so, or pass over one of that name.
+    #[must_use]
+    pub fn may_name(&self, name: &str) -> bool {
+        self.all
+            || self.container.as_deref() == Some(name)
+            || self.identity.as_ref().is_some_and(|identity| is_named_for(identity, name))
+    }
+
     fn bottle(&mut self, bottle: &Bottle, config: &HostConfig) {
         for value in bottle.env.values() {
             if let EnvValue::Secret { secret, .. } = value {
@@ -202,6 +210,24 @@ fn images(plan: &Plan) -> BTreeSet<String> {
         [&session.base_image, &session.agent_image, &session.sidecar_image].map(String::clone),
     );
     images
+}
+
+/// Whether the planner gives this name to something of this session.
+fn is_named_for(identity: &Identity, name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("bottle-") else { return false };
+    let identity = identity.as_str();
+    // `bottle-<identity>`, and `-2`, `-3`, … where that is taken.
+    if let Some(number) = rest.strip_prefix(identity) {
+        let counts = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
+        if number.is_empty() || number.strip_prefix('-').is_some_and(counts) {
+            return true;
+        }
+    }
+    let Some(part) = rest.strip_suffix(identity).and_then(|part| part.strip_suffix('-')) else {
+        return false;
+    };
+    ["net", "out", "home", "work"].contains(&part)
+        || Role::ALL.into_iter().any(|role| role.as_str() == part)
 }
 
 /// A host as `known_hosts` names it (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
@@ -297,6 +323,36 @@ mod tests {
         let workspace = wants.workspace.expect("one");
         assert_eq!((workspace.path.as_str(), workspace.mode), ("/work/web", None));
         assert_eq!(texts(&workspace.hide), [".env*"]);
+    }
+
+    #[test]
+    fn a_session_names_its_own_and_what_it_passes_over() {
+        let mut wants = Wants::for_agent(&manifest(), &spec("dev"), &HostConfig::default());
+        wants.container = Some("pinned".into());
+        for name in [
+            "pinned",
+            "bottle-dev-abc12",
+            "bottle-dev-abc12-2",
+            "bottle-egress-dev-abc12",
+            "bottle-git-gate-dev-abc12",
+            "bottle-net-dev-abc12",
+            "bottle-work-dev-abc12",
+        ] {
+            assert!(wants.may_name(name), "{name}");
+        }
+        for name in [
+            "database",
+            "bottle-dev",
+            "bottle-dev-abc123",
+            "bottle-dev-abc12-x",
+            "bottle-dev-abc12-",
+            "bottle-other-dev-abc12",
+            "bottle-egress-dev-00000",
+            "dev-abc12",
+        ] {
+            assert!(!wants.may_name(name), "{name}");
+        }
+        assert!(!Wants::default().may_name("bottle-dev"));
     }
 
     #[test]

@@ -14,8 +14,9 @@ use bottle_planner::policy::{EnvValue, Isolation, WorkspaceMode};
 use bottle_planner::resolve::{
     Inputs, grants_digest, plan, plan_amended, plan_destroy, plan_digest,
 };
-use bottle_planner::snapshot::{Container, ContainerState, Network, Volume};
+use bottle_planner::snapshot::{Container, ContainerState, Network, Snapshot, Volume};
 use bottle_planner::words::{AbsPath, Digest, EnvName, Identity, Name, RelPath, Role};
+use bottle_tests::fixture::typical;
 use bottle_tests::generate::{World, build, host, launch, policy, world};
 use bottle_tests::settle::settle;
 use bottle_tests::word;
@@ -689,4 +690,24 @@ fn changes() -> Vec<Change> {
             })
         }),
     ]
+}
+
+/// A session that is down keeps its subnets, unless somebody took one: a network whose name nobody
+/// is told is among the routes.
+#[test]
+fn subnets_that_others_took_are_given_up() {
+    let (manifest, spec, snapshot) = typical(1);
+    let first = plan(&manifest, &spec, &snapshot).expect("a plan");
+    let mut down = settle(&first, &snapshot);
+    down.containers.clear();
+    down.networks.clear();
+    let subnets = |snapshot: &Snapshot| {
+        let session = plan(&manifest, &spec, snapshot).expect("a plan").session;
+        (session.net.subnet, session.out.subnet)
+    };
+    let (net, out) = subnets(&down);
+    assert_eq!((net, out), (first.session.net.subnet, first.session.out.subnet));
+    down.host_routes.insert(out);
+    let moved = subnets(&down);
+    assert!(moved.0 != out && moved.1 != out && moved != (net, out), "{moved:?}");
 }

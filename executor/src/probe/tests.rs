@@ -201,40 +201,66 @@ async fn what_is_kept_of_the_engine() {
     let mut inputs = world.inputs();
     inputs.host.uid = 7;
     let owner = owner_label(&inputs.host);
-    let labels = |owner: &str| {
+    let labels = |owner: &str, session: &str| {
         BTreeMap::from([
             (LABEL_OWNER.to_owned(), owner.to_owned()),
+            (LABEL_IDENTITY.to_owned(), session.to_owned()),
             ("com.example.secret-project".to_owned(), "x".to_owned()),
         ])
     };
-    let (own, other) = (labels(&owner), labels("8-other"));
-    world.engine.plant_container("mine", &own);
-    world.engine.plant_container("bottle-dev", &other);
+    let (own, other) = (labels(&owner, "dev-00000"), labels("8-other", "dev-00000"));
+    world.engine.plant_container("renamed", &own);
+    world.engine.plant_container("bottle-dev-00000", &other);
     world.engine.plant_container("pinned", &other);
-    world.engine.plant_container("database", &other);
-    world.engine.plant_network("theirs", "10.9.0.0/16".parse().unwrap(), &other);
-    world.engine.plant_volume("bottle-work-x", &other);
-    world.engine.plant_volume("database", &other);
+    world.engine.plant_network("bottle-net-dev-00000", "10.201.9.0/28".parse().unwrap(), &own);
+    world.engine.plant_volume("bottle-home-dev-00000", &own);
+    world.engine.plant_volume("bottle-work-dev-00000", &other);
     world.engine.plant_image("debian:1", &BTreeMap::new());
+    // Another session of the same user, somebody else's things, and what is nobody's.
+    let sibling = labels(&owner, "secret-11111");
+    for name in ["bottle-secret-11111", "bottle-egress-secret-11111"] {
+        world.engine.plant_container(name, &sibling);
+    }
+    world.engine.plant_network(
+        "bottle-net-secret-11111",
+        "10.201.7.0/28".parse().unwrap(),
+        &sibling,
+    );
+    world.engine.plant_volume("bottle-home-secret-11111", &sibling);
+    world.engine.plant_container("database", &other);
+    world.engine.plant_network("secret-net", "10.9.0.0/16".parse().unwrap(), &other);
+    world.engine.plant_volume("secret-volume", &other);
     let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
         eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
         eth0\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
-        br-1\t0000090A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+        tun0\t0000000A\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0\n\
+        br-1\t0009C90A\t00000000\t0001\t0\t0\t0\tF0FFFFFF\t0\t0\t0\n";
     world.write("route", routes, 0o644);
     let mut wants = wants();
     wants.container = Some("pinned".to_owned());
     wants.images = ["debian:1".to_owned(), "none:1".to_owned()].into();
     let snapshot = world.probe(&inputs, &wants).await.snapshot;
-    assert_eq!(snapshot.containers.keys().collect::<Vec<_>>(), ["bottle-dev", "mine", "pinned"]);
-    assert_eq!(snapshot.containers["mine"].labels.len(), 2);
-    assert_eq!(snapshot.containers["pinned"].labels.len(), 1);
+    let names: Vec<&String> = snapshot.containers.keys().collect();
+    assert_eq!(names, ["bottle-dev-00000", "pinned", "renamed"]);
+    assert_eq!(snapshot.containers["renamed"].labels.len(), 2);
+    assert_eq!(snapshot.containers["pinned"].labels.len(), 0);
     assert_eq!(snapshot.containers["pinned"].started_at, "");
-    assert_eq!(snapshot.networks["theirs"].labels.len(), 1);
-    assert_eq!(snapshot.volumes.keys().collect::<Vec<_>>(), ["bottle-work-x"]);
+    assert_eq!(snapshot.networks.keys().collect::<Vec<_>>(), ["bottle-net-dev-00000"]);
+    let volumes: Vec<&String> = snapshot.volumes.keys().collect();
+    assert_eq!(volumes, ["bottle-home-dev-00000", "bottle-work-dev-00000"]);
+    assert_eq!(snapshot.volumes["bottle-work-dev-00000"].labels.len(), 0);
     assert_eq!(snapshot.images.keys().collect::<Vec<_>>(), ["debian:1"]);
-    assert_eq!(snapshot.host_routes, BTreeSet::from(["192.168.2.0/24".parse().unwrap()]));
+    // What is taken in the pool: a wide route, and the sibling's network without its name.
+    assert_eq!(snapshot.host_routes, set(&["10.0.0.0/8", "10.201.7.0/28"]));
+    let text = document::pretty(&snapshot).unwrap();
+    for secret in ["secret-", "database", "8-other", "192.168"] {
+        assert!(!text.contains(secret), "{secret} is in {text}");
+    }
     let all = Wants::everything(&Manifest::default(), &HostConfig::default());
-    assert_eq!(world.probe(&inputs, &all).await.snapshot.containers.len(), 4);
+    let all = world.probe(&inputs, &all).await.snapshot;
+    assert_eq!((all.containers.len(), all.networks.len(), all.volumes.len()), (6, 3, 4));
+    assert_eq!(all.containers["bottle-secret-11111"].labels.len(), 2);
+    assert_eq!(all.host_routes, set(&["10.0.0.0/8", "192.168.2.0/24"]));
 }
 
 #[tokio::test]
@@ -291,7 +317,7 @@ async fn a_state_folder() {
 async fn a_probe_of_a_real_engine_takes_a_keystroke() {
     let world = World::new();
     let docker = Docker::connect(None).await.expect("a daemon at the default socket");
-    let mut wants = wants();
+    let mut wants = Wants::everything(&Manifest::default(), &HostConfig::default());
     wants.images.insert("h2-none:1".to_owned());
     let mut best = std::time::Duration::MAX;
     for _ in 0..20 {

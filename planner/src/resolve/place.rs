@@ -183,15 +183,7 @@ impl Ground<'_> {
             return Some((applied.session.net.subnet, applied.session.out.subnet));
         }
         let pool = pool(&self.snapshot.config)?;
-        let taken: BTreeSet<Subnet> = self
-            .snapshot
-            .networks
-            .iter()
-            .filter(|(name, _)| *name != net && *name != out)
-            .flat_map(|(_, network)| network.subnets.iter().copied())
-            // A default route covers everything and takes nothing.
-            .chain(self.snapshot.host_routes.iter().copied().filter(|r| r.prefix() > 0))
-            .collect();
+        let taken: BTreeSet<Subnet> = self.taken(net, out).collect();
         let slots = pool.slots(PREFIX);
         let first = Digest::of(identity.as_str().as_bytes())
             .hex()
@@ -215,19 +207,24 @@ impl Ground<'_> {
         }
     }
 
+    /// What is taken by others: by networks that are not the session's, and by the host's routes.
+    fn taken(&self, net: &str, out: &str) -> impl Iterator<Item = Subnet> {
+        self.snapshot
+            .networks
+            .iter()
+            .filter(move |(name, _)| *name != net && *name != out)
+            .flat_map(|(_, network)| network.subnets.iter().copied())
+            // A default route covers everything and takes nothing.
+            .chain(self.snapshot.host_routes.iter().copied().filter(|r| r.prefix() > 0))
+    }
+
     /// Subnets stay while a container or network of the session exists, or nobody took them.
     fn keeps_subnets(&self, identity: &Identity, net: &str, out: &str) -> bool {
         let Some(applied) = self.applied() else { return false };
         let exists = |name: &str| self.snapshot.networks.contains_key(name);
-        let anybody_else = self
-            .snapshot
-            .networks
-            .iter()
-            .filter(|(name, _)| *name != net && *name != out)
-            .flat_map(|(_, network)| network.subnets.iter())
-            .any(|s| {
-                s.overlaps(applied.session.net.subnet) || s.overlaps(applied.session.out.subnet)
-            });
+        let anybody_else = self.taken(net, out).any(|s| {
+            s.overlaps(applied.session.net.subnet) || s.overlaps(applied.session.out.subnet)
+        });
         let (own_net, own_out) = (applied.session.net.subnet, applied.session.out.subnet);
         let within = |pool: Subnet| own_net.is_within(pool) && own_out.is_within(pool);
         (exists(net) && exists(out))

@@ -19,11 +19,13 @@ mod init;
 mod log;
 mod pid1;
 mod places;
+pub mod prove;
 mod receive;
 mod secret;
 mod settings;
 mod state;
 mod supervise;
+mod wait;
 
 pub use crate::places::Places;
 pub use crate::state::State;
@@ -41,12 +43,23 @@ pub enum SidecarCommand {
     Agent,
     /// Hands secrets from standard input to the role that runs in this container.
     Receive,
+    /// Tries to get out of the container.
+    Prove,
+    /// Does nothing until it is asked to end: the agent of a bottle that is there to be tried.
+    Wait,
 }
 
 impl SidecarCommand {
     /// Every command, in the order in which help lists them.
-    pub const ALL: [Self; 5] =
-        [Self::Egress, Self::GitGate, Self::Supervise, Self::Agent, Self::Receive];
+    pub const ALL: [Self; 7] = [
+        Self::Egress,
+        Self::GitGate,
+        Self::Supervise,
+        Self::Agent,
+        Self::Receive,
+        Self::Prove,
+        Self::Wait,
+    ];
 
     /// The command as `bottle sidecar` spells it.
     #[must_use]
@@ -57,6 +70,8 @@ impl SidecarCommand {
             Self::Supervise => "supervise",
             Self::Agent => "agent",
             Self::Receive => "receive",
+            Self::Prove => "prove",
+            Self::Wait => "wait",
         }
     }
 }
@@ -70,7 +85,7 @@ impl fmt::Display for SidecarCommand {
 /// No command has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected egress, git-gate, supervise, agent or receive, found `{}`",
+    "expected egress, git-gate, supervise, agent, receive, prove or wait, found `{}`",
     found.escape_debug()
 )]
 pub struct UnknownCommand {
@@ -92,8 +107,11 @@ impl FromStr for SidecarCommand {
 #[must_use]
 pub fn run(command: SidecarCommand, places: &Places) -> ExitCode {
     log::set_role(command.as_str());
-    if command == SidecarCommand::Receive {
-        return ExitCode::from(receive::run(places));
+    match command {
+        SidecarCommand::Receive => return ExitCode::from(receive::run(places)),
+        // It begins with what wants a process of one thread.
+        SidecarCommand::Prove => return ExitCode::from(prove::run()),
+        _ => {}
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -107,7 +125,10 @@ pub fn run(command: SidecarCommand, places: &Places) -> ExitCode {
             SidecarCommand::Egress => egress::run(places).await,
             SidecarCommand::GitGate => git_gate::run(places).await,
             SidecarCommand::Supervise => supervise::run(places).await,
-            SidecarCommand::Agent | SidecarCommand::Receive => init::run(places).await,
+            SidecarCommand::Agent | SidecarCommand::Receive | SidecarCommand::Prove => {
+                init::run(places).await
+            }
+            SidecarCommand::Wait => wait::run().await,
         }
     });
     runtime.shutdown_background();

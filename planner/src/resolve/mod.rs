@@ -36,7 +36,9 @@ pub use destroy::plan_destroy;
 pub(crate) use grant::is_container_folder;
 use grant::secrets;
 pub(crate) use place::{PREFIX, WORKSPACE, derived_tag, image_name, is_wanted, role_addresses};
-pub use place::{RUNSC, agent_container_name, owner_label, pool, sidecar_container_name};
+pub use place::{
+    RUNSC, agent_container_name, owner_label, pool, sidecar_container_name, sidecar_image,
+};
 
 /// Everything the planner is given, as one document: a bug report that replays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -48,6 +48,12 @@ pub fn sidecar_container_name(identity: &Identity, role: Role) -> String {
     format!("bottle-{role}-{identity}")
 }
 
+/// The tag of the image that a binary is imported as.
+#[must_use]
+pub fn sidecar_image(tool: &Digest) -> String {
+    format!("bottle-sidecar:{}", tool.short())
+}
+
 /// Where the subnets of a host's sessions lie. Only the default could be no subnet, and it is one.
 #[must_use]
 pub fn pool(config: &HostConfig) -> Option<Subnet> {
@@ -83,7 +89,7 @@ impl Ground<'_> {
             net: NetworkPlace { name: net_name, subnet: net },
             out: NetworkPlace { name: out_name, subnet: out },
             runtime: self.runtime(grants.isolation),
-            sidecar_image: format!("bottle-sidecar:{}", tool.short()),
+            sidecar_image: sidecar_image(&tool),
             tool,
             base_image,
             agent_image,

@@ -71,6 +71,8 @@ pub enum Command {
     Egress(commands::egress::Egress),
     /// Take a session down
     Destroy(commands::destroy::Destroy),
+    /// Try to get out of a bottle in every known way, and say what happened
+    Prove(commands::prove::Prove),
     /// Write down what each agent is granted, for review
     Lock(commands::lock::Lock),
     /// Print what a plan is made from: the facts about this host

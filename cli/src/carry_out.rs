@@ -244,7 +244,7 @@ fn report_rolled_back(back: &RolledBack, printer: &mut Printer) -> Result<Exit, 
 }
 
 /// An apply's error as it is told.
-fn told(error: ApplyError, plan: &Plan) -> Failure {
+pub fn told(error: ApplyError, plan: &Plan) -> Failure {
     let code = error.exit_code();
     let exit = Exit::ALL.into_iter().find(|exit| exit.code() == code).unwrap_or(Exit::Bug);
     let replan = format!("plan again: `bottle plan --identity {}`", plan.identity);

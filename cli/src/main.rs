@@ -16,6 +16,7 @@ mod output;
 mod overlay;
 mod own_binary;
 mod plan_file;
+mod prove;
 mod request;
 mod save;
 mod sessions;

@@ -309,7 +309,7 @@ pub fn time(
 }
 
 /// Five characters `[a-z0-9]` from the operating system's random source.
-fn suffix() -> Result<String, Failure> {
+pub fn suffix() -> Result<String, Failure> {
     const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     let mut suffix = String::new();
     while suffix.len() < 5 {

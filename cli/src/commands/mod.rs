@@ -15,6 +15,7 @@ pub mod lock;
 pub mod plan;
 pub mod presets;
 pub mod probe;
+pub mod prove;
 pub mod schema;
 pub mod show;
 pub mod sidecar;
@@ -46,6 +47,7 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Probe(args) => probe::run(&args, context),
         Command::Presets(args) => presets::run(&args, context),
         Command::Schema(args) => schema::run(&args, context),
+        Command::Prove(args) => prove::run(&args, context),
         Command::Completions(args) => completions::run(&args, context),
     };
     let exit = done.unwrap_or_else(|failure| {
@@ -56,7 +58,7 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
 }
 
 /// A document's text as it is printed and saved.
-fn pretty<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+pub fn pretty<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
     bottle_planner::document::pretty(value)
         .map_err(|e| Failure::error("cannot write the document").because(&e))
 }

@@ -81,6 +81,9 @@ pub fn run(args: &Doctor, context: &mut Context) -> Result<Exit, Failure> {
     checks.extend(["git", "ssh"].map(|program| found(program, &context.env.path())));
     checks.push(manifest(context, args)?);
     checks.push(clock());
+    let filter =
+        |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
+    checks.extend(datagrams(&[filter("all"), filter("default")].map(Result::unwrap_or_default)));
     if args.json {
         context.printer.data(&super::pretty(&json!({ "checks": checks }))?)?;
     } else {
@@ -204,6 +207,25 @@ fn manifest(context: &mut Context, args: &Doctor) -> Result<Check, Failure> {
     })
 }
 
+/// Whether the kernel drops packets that it could not answer where they came from (ip-sysctl.rst,
+/// `rp_filter`). Where it does not, a bridge without an address takes in what an agent sends to any
+/// address of this host.
+fn datagrams(filters: &[String; 2]) -> Option<Check> {
+    let values: Vec<&str> = filters.iter().map(|text| text.trim()).collect();
+    if values.iter().all(|value| value.is_empty()) {
+        return None;
+    }
+    Some(if values.contains(&"1") || values.contains(&"2") {
+        Check::ok("datagrams", "the kernel drops what it could not answer (rp_filter)")
+    } else {
+        Check::warn(
+            "datagrams",
+            "rp_filter is 0: agents can send datagrams to services of this host",
+            "sudo sysctl -w net.ipv4.conf.all.rp_filter=2, and the same in /etc/sysctl.d",
+        )
+    })
+}
+
 fn clock() -> Check {
     let now = Utc::now();
     let text = now.format("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -215,4 +237,20 @@ fn clock() -> Check {
         );
     }
     Check::ok("clock", text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_of_the_two_settings_is_enough() {
+        let of = |all: &str, default: &str| {
+            datagrams(&[all.to_owned(), default.to_owned()]).map(|check| check.status)
+        };
+        assert_eq!(of("0\n", "0\n"), Some(Status::Warn));
+        assert_eq!(of("2\n", "0\n"), Some(Status::Ok));
+        assert_eq!(of("0\n", "1\n"), Some(Status::Ok));
+        assert_eq!(of("", ""), None, "no such kernel");
+    }
 }

@@ -23,14 +23,19 @@ pub(crate) struct Escapes {
     stretch: Stretch,
 }
 
+/// So many bytes are worth a step down.
+const ENOUGH: usize = 32 << 10;
+
 #[derive(Default)]
 struct Stretch {
     /// Up to where the text was handed down.
     fed: u64,
     /// Where the last escape ended.
     last: u64,
-    /// How many bytes were handed down.
+    /// How many bytes were made of it.
     made: u64,
+    /// Those that are not handed down yet: escapes are many, and each step down costs.
+    ready: Vec<u8>,
     origins: Origins,
     level: Option<Box<Level>>,
 }
@@ -105,17 +110,21 @@ impl Escapes {
             if self.open {
                 // Here too, so that it is cut at the same place whenever this escape comes.
                 let until = token.at.min(self.stretch.last + engine.around);
-                self.feed_until(engine, text, until, found);
+                self.feed_until(text, until);
             } else {
                 self.begin(engine, &token, depth, pool);
             }
-            self.feed_until(engine, text, token.at, found);
-            self.feed_token(engine, &token, found);
+            self.feed_until(text, token.at);
+            self.feed_token(&token);
             self.stretch.last = self.scanned;
+            if self.stretch.ready.len() >= ENOUGH {
+                self.hand_down(engine, found);
+            }
         }
         if self.open {
             let until = self.scanned.min(self.stretch.last + engine.around);
-            self.feed_until(engine, text, until, found);
+            self.feed_until(text, until);
+            self.hand_down(engine, found);
             if text.ended || self.scanned > self.stretch.last + 2 * engine.around {
                 self.close(engine, text, found, pool);
             }
@@ -153,6 +162,7 @@ impl Escapes {
         let start = token.at.saturating_sub(engine.around);
         let stretch = &mut self.stretch;
         (stretch.fed, stretch.made) = (start, 0);
+        stretch.ready.clear();
         stretch.origins.start(start);
         stretch.level = Some(pool.take(depth + 1));
         self.open = true;
@@ -160,7 +170,8 @@ impl Escapes {
 
     fn close(&mut self, engine: &Engine, text: &Text, found: &mut Vec<Finding>, pool: &mut Pool) {
         let until = text.end().min(self.stretch.last + engine.around);
-        self.feed_until(engine, text, until, found);
+        self.feed_until(text, until);
+        self.hand_down(engine, found);
         if let Some(mut level) = self.stretch.level.take() {
             let below = level.finish(engine);
             self.report(below, found);
@@ -169,32 +180,30 @@ impl Escapes {
         self.open = false;
     }
 
-    /// Hands down the text up to an offset, simple escapes undone.
-    fn feed_until(&mut self, engine: &Engine, text: &Text, until: u64, found: &mut Vec<Finding>) {
-        while let Some(token) = self.simple.front() {
-            if token.at + token.length > until {
-                break;
-            }
+    /// Takes the text up to an offset, simple escapes undone.
+    fn feed_until(&mut self, text: &Text, until: u64) {
+        while self.simple.front().is_some_and(|token| token.at + token.length <= until) {
             let Some(token) = self.simple.pop_front() else { break };
             if token.at >= self.stretch.fed {
-                self.feed_plain(engine, text, token.at, found);
-                self.feed_token(engine, &token, found);
+                self.feed_plain(text, token.at);
+                self.feed_token(&token);
             }
         }
-        self.feed_plain(engine, text, until, found);
+        self.feed_plain(text, until);
     }
 
-    fn feed_plain(&mut self, engine: &Engine, text: &Text, until: u64, found: &mut Vec<Finding>) {
-        if until <= self.stretch.fed {
+    fn feed_plain(&mut self, text: &Text, until: u64) {
+        let stretch = &mut self.stretch;
+        if until <= stretch.fed {
             return;
         }
-        let plain = text.slice(self.stretch.fed..until);
-        self.stretch.made += plain.len() as u64;
-        self.stretch.fed = until;
-        self.hand_down(engine, plain, found);
+        let plain = text.slice(stretch.fed..until);
+        stretch.made += plain.len() as u64;
+        stretch.fed = until;
+        stretch.ready.extend_from_slice(plain);
     }
 
-    fn feed_token(&mut self, engine: &Engine, token: &Token, found: &mut Vec<Finding>) {
+    fn feed_token(&mut self, token: &Token) {
         let stretch = &mut self.stretch;
         stretch.fed = token.at + token.length;
         // More bytes than one come from the same place: each but the first is a jump back to it.
@@ -204,13 +213,14 @@ impl Escapes {
         }
         stretch.made += 1;
         stretch.origins.jump(stretch.made, stretch.fed);
-        self.hand_down(engine, &token.means[..token.bytes], found);
+        stretch.ready.extend_from_slice(&token.means[..token.bytes]);
     }
 
-    fn hand_down(&mut self, engine: &Engine, bytes: &[u8], found: &mut Vec<Finding>) {
+    fn hand_down(&mut self, engine: &Engine, found: &mut Vec<Finding>) {
         let Some(level) = &mut self.stretch.level else { return };
-        let below = level.feed(engine, bytes);
+        let below = level.feed(engine, &self.stretch.ready);
         let kept = level.settled();
+        self.stretch.ready.clear();
         self.report(below, found);
         self.stretch.origins.forget_before(kept);
     }

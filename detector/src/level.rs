@@ -23,7 +23,7 @@ const BLOCK: u64 = 2 << 10;
 
 /// Bytes of text that patterns may be tried on, for each byte of the stream and to begin with. Hostile
 /// text could ask for thousands.
-const WORK: (u64, u64) = (256, 4 << 20);
+const WORK: (u64, u64) = (512, 16 << 20);
 
 /// What is looked for, ready for looking.
 pub(crate) struct Engine {
@@ -206,14 +206,9 @@ impl Level {
         let end = self.text.end();
         let (until, first) = (self.text.index(self.may_look()), self.text.index(self.looked));
         let mut at = first;
-        while at < until {
-            let (bytes, _) = self.text.all();
-            match engine.gate.next(&bytes[at..bytes.len().min(until + 3)]) {
-                Some(skipped) => at += skipped,
-                None => break,
-            }
-            self.look_at(engine, at, found);
-            at += 1;
+        while let Some(next) = engine.gate.next(self.text.all().0, at, until) {
+            self.look_at(engine, next, found);
+            at = next + 1;
         }
         // The gate needs four bytes, the shortest literal has three.
         let last = self.text.index(end.saturating_sub(3)).max(first);
@@ -289,11 +284,9 @@ impl Level {
         }
         let (bytes, base) = self.text.all();
         let index = self.text.index(at);
-        // The `n` of an escaped line end is no letter before a word, yet looks like one.
-        let hidden = match bytes[..index] {
-            [.., b'\\', b'n' | b'r' | b't'] => index,
-            _ => 0,
-        };
+        // What an escaped line end leaves before a word looks like a letter of it.
+        let is_hidden = bytes[..index].ends_with(b"\\n") || bytes[..index].ends_with(b"\\r");
+        let hidden = if is_hidden || bytes[..index].ends_with(b"\\t") { index } else { 0 };
         let until = bytes.len().min(index + reach);
         let seen = &bytes[hidden..bytes.len().min(until + margin)];
         let place = index - hidden..until - hidden;

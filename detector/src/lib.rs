@@ -17,7 +17,7 @@
 //!   like that). Lines of wrapped Base64 have to be as long as a run, the last aside.
 //! - A match of a rule is looked for within [`LONGEST_MATCH`] bytes from where it begins, and a keyword
 //!   that is not its beginning within [`KEYWORD_REACH`] bytes of it. Values may be of any length.
-//! - Each text may ask for so much work and no more: beyond 256 bytes looked at by patterns for
+//! - Each text may ask for so much work and no more: beyond 512 bytes looked at by patterns for
 //!   each of its own bytes, rules are no longer tried there, which is a finding ([`LIMIT_WORK`]) and is
 //!   told by [`Stream::exceeded`]. Values are looked for all the same.
 //! - What is held back while nothing is found ([`Stream::settled`]): with the built-in rules about half a

@@ -87,6 +87,8 @@ struct Rule {
     group: Option<usize>,
     allow: Vec<Allow>,
     plan: Plan,
+    /// Whether its matches begin only where a word does.
+    at_word: bool,
     reach: usize,
     looks_at_lines: bool,
 }
@@ -178,7 +180,7 @@ impl Rules {
                 blocks.push(at);
             }
             for literal in of_rule {
-                gate.open(literal);
+                gate.open(literal, rule.at_word);
                 literals.push(literal.clone());
                 meanings.push(meaning);
             }
@@ -392,11 +394,13 @@ fn compile(rule: &format::Rule) -> Result<Rule, RulesError> {
     }
     let compiled = rule.regex.as_deref().map(|regex| pattern(&of, "regex", regex)).transpose()?;
     let path = rule.path.as_deref().map(|path| pattern(&of, "path", path)).transpose()?;
-    let (plan, reach) = match &compiled {
-        None => (Plan::Path, 0),
+    let (plan, at_word, reach) = match &compiled {
+        None => (Plan::Path, false, 0),
         Some((_, hir)) => {
             let longest = hir.properties().maximum_len().unwrap_or(LONGEST_MATCH);
-            (plan(hir, &rule.keywords), longest.clamp(1, LONGEST_MATCH))
+            let plan = plan(hir, &rule.keywords);
+            let at_word = matches!(plan, Plan::Prefix(_)) && prefix::begins_a_word(hir);
+            (plan, at_word, longest.clamp(1, LONGEST_MATCH))
         }
     };
     let groups = compiled.as_ref().map_or(1, |(regex, _)| regex.captures_len());
@@ -415,6 +419,7 @@ fn compile(rule: &format::Rule) -> Result<Rule, RulesError> {
         looks_at_lines: allow.iter().any(|list| list.target == Target::Line),
         allow,
         plan,
+        at_word,
         reach,
     })
 }

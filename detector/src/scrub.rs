@@ -53,12 +53,10 @@ impl Scrubber {
         let mut out = Vec::with_capacity(self.held.len());
         let mut at = 0;
         while at < self.held.len() {
-            let text = &self.held[at..];
-            let next = match needles.gate.next(text) {
-                Some(skipped) => at + skipped,
-                // The last three bytes are too few for the gate: any may be a beginning.
-                None => at + text.len().saturating_sub(3),
-            };
+            let length = self.held.len();
+            // The last three bytes are too few for the gate: any may be a beginning.
+            let next = needles.gate.next(&self.held, at, length);
+            let next = next.unwrap_or(at.max(length.saturating_sub(3)));
             self.release(&mut out, at..next);
             at = next;
             let (mut longest, mut begun) = (None, false);

@@ -127,7 +127,7 @@ impl Needles {
         if self.all.iter().any(|known| known.of == of && known.shape.bytes == shape.bytes) {
             return;
         }
-        self.gate.open(&shape.bytes);
+        self.gate.open(&shape.bytes, false);
         self.longest = self.longest.max(shape.bytes.len());
         self.all.push(Needle { key: [a, b, c, d], of, shape });
     }

@@ -3,7 +3,7 @@
 //! Where that is known, a pattern is tried at those places alone and nowhere else; that, and not
 //! the keywords people write, is what makes a hundred patterns cheap.
 
-use regex_syntax::hir::{Class, Hir, HirKind};
+use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
 /// Prefixes longer than this are cut.
 pub(crate) const LONGEST: usize = 16;
@@ -27,6 +27,29 @@ pub(crate) fn prefixes(hir: &Hir) -> Option<Vec<Vec<u8>>> {
     let all = literals.clone();
     literals.retain(|l| !all.iter().any(|shorter| shorter != l && l.starts_with(shorter)));
     Some(literals)
+}
+
+/// Whether every match begins with the first letter of an (ASCII) word.
+pub(crate) fn begins_a_word(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Concat(parts) => match &parts[..] {
+            [boundary, next, ..] => is_boundary(boundary) && begins_with_letter(next),
+            _ => false,
+        },
+        HirKind::Capture(capture) => begins_a_word(&capture.sub),
+        HirKind::Alternation(branches) => branches.iter().all(begins_a_word),
+        _ => false,
+    }
+}
+
+fn is_boundary(hir: &Hir) -> bool {
+    matches!(hir.kind(), HirKind::Look(Look::WordAscii | Look::WordStartAscii))
+}
+
+fn begins_with_letter(hir: &Hir) -> bool {
+    let literals = Beginnings::of(hir).literals;
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    !literals.is_empty() && literals.iter().all(|l| l.first().is_some_and(is_word))
 }
 
 struct Beginnings {
@@ -161,6 +184,22 @@ mod tests {
         check(r"xox[bp]-\d+", Some(&["xoxb-", "xoxp-"]));
         check(r"^-----BEGIN A VERY LONG HEADER", Some(&["-----begin a ver"]));
         check(r"(?:abcd|abcdef)", Some(&["abcd"]));
+    }
+
+    #[test]
+    fn some_patterns_begin_words() {
+        let begins = |pattern: &str| {
+            let mut parser = regex_syntax::ParserBuilder::new();
+            begins_a_word(&parser.utf8(false).unicode(false).build().parse(pattern).unwrap())
+        };
+        assert!(begins(r"\bghp_[0-9]"));
+        assert!(begins(r"\b(?:abc|[d-f]x)"));
+        assert!(begins(r"(\bab)|(\bcd)"));
+        assert!(!begins(r"ghp_"));
+        assert!(!begins(r"\b\.atlas"));
+        assert!(!begins(r"\b(?:abc|-)"));
+        assert!(!begins(r"\bab|cd"));
+        assert!(!begins(r"\b"));
     }
 
     #[test]

@@ -172,6 +172,10 @@ pub fn proposal(group: &Group) -> Result<Proposal, &'static str> {
         return Err("the git gate reaches the remotes of `git:` alone: add an entry there");
     }
     let why = match group.code {
+        // As egress calls it: what a tunnel would have been allowed to do is no question of rules.
+        Code::NoRule if group.rule.ends_with(" passthrough") => {
+            "its route passes TLS through unseen: use TLS, or say `tls: intercept` on the route"
+        }
         Code::NoRoute | Code::NoRule => return rule(group),
         Code::Granted => "it is allowed",
         Code::Port => "the host is granted at another port: change `port` of its route",
@@ -329,6 +333,7 @@ mod tests {
             says(Decision { code, ..post.clone() }, part);
         }
         says(Decision { via: Via::Gate, ..post.clone() }, "`git:`");
+        says(Decision { rule: "a.test passthrough".to_string(), ..post.clone() }, "intercept");
         says(Decision { host: "10.0.0.1".to_string(), ..post.clone() }, "by name");
         says(Decision { method: "g\u{1b}et".to_string(), ..post.clone() }, "its method");
         says(Decision { path: Some("/a//b".to_string()), ..post }, "its path");

@@ -4,7 +4,7 @@
 //! An engine is expected to answer, and `cargo build -p bottle` to have been run.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::thread;
 
@@ -28,6 +28,16 @@ fn server() -> u16 {
     port
 }
 
+/// The address of the engine's default bridge, at which containers find this host: the first of
+/// its subnet, for not every engine says which.
+fn this_host() -> Ipv4Addr {
+    let format = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
+    let subnet = docker(&["network", "inspect", "bridge", "--format", format]).code(0).out;
+    let network = subnet.trim().split('/').next().and_then(|network| network.parse().ok());
+    let network: Ipv4Addr = network.expect("the default bridge has a subnet");
+    Ipv4Addr::from(u32::from(network) + 1)
+}
+
 /// One request from inside the agent's container, through egress; what came back.
 fn asks(agent: &str, method: &str, url: &str) -> String {
     // The base image has no curl: bash speaks to the proxy by itself.
@@ -43,10 +53,7 @@ fn asks(agent: &str, method: &str, url: &str) -> String {
 #[test]
 fn a_refusal_becomes_a_rule() {
     let port = server();
-    let gateway =
-        docker(&["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"]);
-    let address = gateway.code(0).out;
-    let address = address.trim();
+    let address = this_host();
     let host = Host::new();
     host.write(
         "root/bottles/box.yaml",

@@ -332,3 +332,21 @@ fn nothing_of_it_is_left_behind() {
     host.run(&["plan"]).code(1);
     assert!(!exists(&host.at("root/state")), "planning makes no state folder");
 }
+
+#[test]
+fn leak_rules_that_cannot_be_used_are_an_error_by_name() {
+    let host = Host::with_agent();
+    host.write("root/bottles/dev.md", "---\negress: {rules: leaks.toml}\n---\n");
+    let with = |rules: &str| {
+        let snapshot = edited(&host.read("work/snapshot.json"), |snapshot| {
+            snapshot["named_files"] = serde_json::json!({"leaks.toml": rules});
+        });
+        host.write("work/snapshot.json", &snapshot);
+        host.run(&["plan", "dev", "--snapshot", "snapshot.json"])
+    };
+    with("[[rules]]\nid = \"ours\"\nregex = '''ours-[0-9]{20}'''\n").code(0);
+    let name = "`leaks.toml`, the leak rules of bottle dev, cannot be used";
+    with("[[rules]\n").code(1).says(name).says("caused by:").prints_nothing();
+    with("[[rules]]\nid = \"ours\"\nregex = '''ours-[0-9'''\n").code(1).says(name).says("`ours`");
+    host.run(&["lock", "--snapshot", "snapshot.json"]).code(1).says(name);
+}

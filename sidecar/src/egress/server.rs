@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bottle_planner::decision::{Code, Outcome, Via};
 use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,7 +28,7 @@ use super::proxy::{self, Aim, Shared};
 use super::rules::{Granted, HostName, Refusal, Target, Tunnel};
 use super::settings::Client;
 use super::strict::{LARGEST_HEAD, Strict};
-use super::tunnel;
+use super::{tunnel, websocket};
 use crate::log;
 
 /// Connections at once, all doors together; more are closed.
@@ -142,9 +143,11 @@ impl Connection {
             .max_buf_size(LARGEST_HEAD + (8 << 10))
             .serve_connection(TokioIo::new(strict), service)
             .with_upgrades();
-        // How a connection broke is the client's affair; what it was refused is in the log.
-        let _ = served.await;
-        if let Some(why) = fault.get() {
+        // How a connection broke is the client's affair; what it was refused is in the log. What
+        // hyper does not read was answered by hyper.
+        let unread = served.await.err().filter(hyper::Error::is_parse);
+        let unread = unread.map(|error| error.to_string());
+        if let Some(why) = fault.get().or(unread.as_deref()) {
             let mut flow = self.flow();
             if let Aim::Fixed { target, .. } = &self.aim {
                 (flow.host, flow.port) = (target.host.as_str().into(), Some(target.port));
@@ -167,7 +170,13 @@ impl Connection {
     }
 
     async fn serve_one(self, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
-        Ok(self.answer(request).await)
+        let upgrades = websocket::is_asked_for(&request);
+        let mut response = self.answer(request).await;
+        // The framing of what follows an upgrade is not watched: without one the connection ends.
+        if upgrades && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
 
     /// The inside of a tunnel that is looked into: TLS under our certificate, or plain HTTP.

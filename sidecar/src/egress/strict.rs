@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The most bytes of a request line and its headers, or of trailers.
 pub(super) const LARGEST_HEAD: usize = 64 << 10;
+/// The most headers: as many as hyper takes.
+const MOST_FIELDS: usize = 100;
 
 /// Why a connection was ended; empty while it was not.
 #[derive(Debug, Clone, Default)]
@@ -277,8 +279,14 @@ fn next(head: &[u8]) -> Checked<State> {
     });
     let (method, old) = request_line(lines.next().unwrap_or_default())?;
     let (mut hosts, mut length, mut chunked, mut upgrades) = (0, None, false, false);
-    for line in lines {
+    for (n, line) in lines.enumerate() {
+        if n == MOST_FIELDS {
+            return Err("there are more than 100 headers");
+        }
         let (name, value) = field(line)?;
+        if is_framing_in_disguise(name) {
+            return Err("a header's name is one of framing with a `_` for its `-`");
+        }
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         if is("host") {
             hosts += 1;
@@ -313,8 +321,8 @@ fn next(head: &[u8]) -> Checked<State> {
         }
         (_, true) if method == b"CONNECT" => Err("CONNECT with a body"),
         // Answered with an upgrade or with the connection's end.
-        (None | Some(0), false) if upgrades => Ok(State::Raw),
-        _ if upgrades => Err("an upgrade with a body"),
+        (None | Some(0), false) if upgrades && method == b"GET" && !old => Ok(State::Raw),
+        _ if upgrades => Err("an upgrade that is no plain GET of HTTP/1.1"),
         (_, true) => Ok(State::ChunkSize),
         (Some(0) | None, false) => Ok(State::Head),
         (Some(n), false) => Ok(State::Length(n)),
@@ -334,6 +342,9 @@ fn request_line(line: &[u8]) -> Checked<(&[u8], bool)> {
     }
     if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
         return Err("the target has a character that is not printable ASCII");
+    }
+    if target.contains(&b'#') {
+        return Err("the target has a fragment");
     }
     match version {
         b"HTTP/1.1" => Ok((method, false)),
@@ -356,6 +367,19 @@ fn field(line: &[u8]) -> Checked<(&[u8], &[u8])> {
         return Err("a header's value has a control character");
     }
     Ok((name, value))
+}
+
+/// What reads headers as variables takes `_` and `-` for one (RFC 3875, section 4.1.18).
+fn is_framing_in_disguise(name: &[u8]) -> bool {
+    let framing = ["content-length", "transfer-encoding"];
+    name.contains(&b'_')
+        && framing.iter().any(|known| {
+            known.len() == name.len()
+                && known
+                    .bytes()
+                    .zip(name)
+                    .all(|(k, &n)| k == n.to_ascii_lowercase() || (k == b'-' && n == b'_'))
+        })
 }
 
 fn is_token(text: &[u8]) -> bool {
@@ -434,6 +458,12 @@ mod tests {
             post(": a\r\n"),
             post("Host: b\r\n"),
             post("Upgrade: websocket\r\nContent-Length: 3\r\n"),
+            post("Upgrade: websocket\r\n"),
+            "GET / HTTP/1.0\r\nUpgrade: websocket\r\n\r\n".into(),
+            post("Transfer_Encoding: chunked\r\n"),
+            post("content_Length: 3\r\n"),
+            post(&"X: a\r\n".repeat(100)),
+            "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n".into(),
             "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
             "POST / HTTP/1.1\r\n\r\n".into(),
             "POST / HTTP/1.1\nHost: a\n\n".into(),

@@ -108,6 +108,8 @@ pub(super) enum PathFault {
     Escape,
     #[error("the path is escaped twice")]
     EscapedTwice,
+    #[error("the path has an ASCII character in more bytes than one")]
+    Overlong,
     #[error("the path has a `.` or `..` segment")]
     Dots,
 }
@@ -123,6 +125,9 @@ impl NormalPath {
             let decoded = decoded(segment);
             if decoded.bytes().any(|b| b.is_ascii_control() || b == b'\\') {
                 return Err(PathFault::Character);
+            }
+            if has_overlong(segment) {
+                return Err(PathFault::Overlong);
             }
             if hides_an_escape(&decoded) {
                 return Err(PathFault::EscapedTwice);
@@ -197,6 +202,23 @@ pub(super) fn decoded(segment: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether a segment spells an ASCII character in more bytes than UTF-8 allows (RFC 3629, section
+/// 10): some servers read such a `/` or `.` for what it is.
+fn has_overlong(segment: &str) -> bool {
+    segment.match_indices('%').any(|(at, _)| {
+        let hex = |from: usize| {
+            let pair = segment.get(from..from + 3)?.strip_prefix('%')?;
+            u8::from_str_radix(pair, 16).ok()
+        };
+        matches!(
+            (hex(at), hex(at + 3)),
+            (Some(0xc0 | 0xc1), Some(0x80..=0xbf))
+                | (Some(0xe0), Some(0x80..=0x9f))
+                | (Some(0xf0), Some(0x80..=0x8f))
+        )
+    })
 }
 
 /// Whether a decoded segment would change again when a server decodes it once more.
@@ -306,8 +328,9 @@ impl Table {
             let reason = "methods are written in upper case".into();
             return Err(refuse(Code::Malformed, "method", reason));
         }
-        if request.overrides_method && found.needs_sight {
-            let reason = "a header names another method than the request".into();
+        let overrides = request.overrides_method || request.query.is_some_and(names_a_method);
+        if overrides && found.needs_sight {
+            let reason = "a header or the query names another method than the request".into();
             return Err(refuse(Code::Malformed, "method", reason));
         }
         if is_git_push(path, request.query) {
@@ -437,10 +460,12 @@ fn allows(rule: &CompiledRule, method: &str, path: &NormalPath) -> bool {
     is_method(&rule.rule, method, path) && covered()
 }
 
-/// Case is no way around a rule that denies: some servers ignore it.
+/// Case is no way around a rule that denies, nor are dots after a name: some servers ignore them.
 fn denies(rule: &CompiledRule, method: &str, path: &NormalPath) -> bool {
+    let undotted: Vec<String> =
+        path.lenient.iter().map(|name| name.trim_end_matches(['.', ' ']).to_owned()).collect();
     let one = |glob: &Vec<String>| {
-        matches(glob, trimmed(&path.literal), true) || matches(glob, &path.lenient, true)
+        [trimmed(&path.literal), &path.lenient, &undotted].iter().any(|p| matches(glob, p, true))
     };
     let covered = || rule.globs.as_ref().is_none_or(|globs| globs.iter().any(one));
     is_method(&rule.rule, method, path) && covered()
@@ -464,6 +489,12 @@ fn is_git_push(path: &NormalPath, query: Option<&str>) -> bool {
     let service = "git-receive-pack";
     path.ends_with(service)
         || query.is_some_and(|query| decoded(query).to_ascii_lowercase().contains(service))
+}
+
+/// Frameworks take the parameter `_method` for the method.
+fn names_a_method(query: &str) -> bool {
+    let mut keys = query.split(['&', ';']).map(|pair| pair.split('=').next().unwrap_or_default());
+    keys.any(|key| decoded(key).eq_ignore_ascii_case("_method"))
 }
 
 /// A trailing slash does not make another path.
@@ -580,6 +611,11 @@ mod tests {
             ("/a/b", Ok("/a/b")),
             ("/%61%2D%7e", Ok("/a-~")),
             ("/a%2fb", Ok("/a%2Fb")),
+            ("/%C0x", Ok("/%C0x")),
+            ("/a/..%c0%afb", Err(PathFault::Overlong)),
+            ("/a/%C0%AE%C0%AE/b", Err(PathFault::Overlong)),
+            ("/a/%e0%80%ae/b", Err(PathFault::Overlong)),
+            ("/a/%f0%80%80%af/b", Err(PathFault::Overlong)),
             ("/@scope%2fname", Ok("/@scope%2Fname")),
             ("/a//b", Ok("/a//b")),
             ("/a/b/", Ok("/a/b/")),
@@ -690,6 +726,8 @@ mod tests {
                 ("GET", "/admin", Err("deny[0]")),
                 ("GET", "/ADMIN/x", Err("deny[0]")),
                 ("GET", "//admin/x", Err("deny[0]")),
+                ("GET", "/admin./x", Err("deny[0]")),
+                ("GET", "/admin%2e%20/x", Err("deny[0]")),
                 ("GET", "/admin%2Fx", Err("deny[0]")),
                 ("GET", "/admin;x/y", Err("deny[0]")),
                 ("GET", "/%61dmin/y", Err("deny[0]")),

@@ -48,14 +48,21 @@ const HOP_BY_HOP: [&str; 11] = [
 /// Headers that frameworks take for the method.
 const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 /// Headers that say who somebody is. On a route with a credential the agent brings none of its own.
-const CREDENTIALS: [&str; 7] = [
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "x-api-key",
+const CREDENTIALS: [&str; 14] = [
     "api-key",
-    "x-goog-api-key",
+    "authorization",
+    "cookie",
+    "deploy-token",
+    "job-token",
     "private-token",
+    "proxy-authorization",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-api-token",
+    "x-auth-token",
+    "x-goog-api-key",
+    "x-vault-token",
 ];
 /// Keys of a query that do the same; `-` and `_` are one, and so are the cases.
 const CREDENTIAL_KEYS: [&str; 18] = [
@@ -253,7 +260,7 @@ impl Connection {
                     Refusal::new(Code::Credential, format!("{} auth", route.pattern), reason)
                 })
                 .map_err(fault)?;
-            for name in CREDENTIALS {
+            for name in alike(&head.headers, &CREDENTIALS) {
                 head.headers.remove(name);
             }
             for rule in route.route.auth.iter().chain(&granted.auth) {
@@ -372,7 +379,7 @@ impl Connection {
             method: request.method().as_str(),
             path: path.as_ref().map_err(|fault| *fault),
             query: request.uri().query(),
-            overrides_method: OVERRIDES.iter().any(|n| request.headers().contains_key(*n)),
+            overrides_method: !alike(request.headers(), &OVERRIDES).is_empty(),
         })?;
         let malformed = |reason: String| Refusal::new(Code::Malformed, "path", reason);
         let path = path.map_err(|fault| malformed(fault.to_string()))?;
@@ -542,7 +549,7 @@ fn alone_with_our_credential(
     if scheme != "https" {
         return Err("the credential would go unencrypted; ask over https".into());
     }
-    if method == Method::TRACE {
+    if method == Method::TRACE || method.as_str() == "TRACK" {
         return Err("TRACE would send the credential back".into());
     }
     if [header::RANGE, header::IF_RANGE].iter().any(|name| headers.contains_key(name)) {
@@ -551,11 +558,22 @@ fn alone_with_our_credential(
     let keys = uri.query().unwrap_or_default().split(['&', ';']);
     for key in keys.map(|pair| pair.split('=').next().unwrap_or_default()) {
         let plain = rules::decoded(key).to_ascii_lowercase().replace('_', "-");
-        if CREDENTIAL_KEYS.contains(&plain.as_str()) {
+        let plain = plain.split('[').next().unwrap_or_default();
+        if CREDENTIAL_KEYS.contains(&plain) {
             return Err(format!("the query has a credential of its own (`{plain}`)"));
         }
     }
     Ok(())
+}
+
+/// The headers of these names, `_` and `-` taken for one: what reads headers as variables does so,
+/// too (RFC 3875, section 4.1.18).
+fn alike(headers: &HeaderMap, names: &[&str]) -> Vec<HeaderName> {
+    let is_one = |name: &&HeaderName| {
+        names.contains(&name.as_str())
+            || (name.as_str().contains('_') && names.contains(&&*name.as_str().replace('_', "-")))
+    };
+    headers.keys().filter(is_one).cloned().collect()
 }
 
 /// HTTP/2 sends cookies in pieces, which HTTP/1 has in one line (RFC 9113, section 8.2.3).

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use bottle_detector::mask;
+use bottle_detector::{SHORTEST, mask};
 use bottle_planner::decision::{Code, Outcome, Via};
 use hyper::header::{HeaderMap, HeaderValue};
 
@@ -62,12 +62,17 @@ impl Flow {
             None => std::borrow::Cow::Borrowed(self.host.as_str()),
         };
         let path = self.path.as_deref().map(|path| self.masked(path));
+        // A method may be any word.
+        let method = match self.method.len() {
+            0..SHORTEST => self.method.as_str().into(),
+            _ => self.masked(&self.method),
+        };
         self.shared.decisions.record(&Entry {
             plan: self.table.plan.as_ref(),
             client: self.client,
             via: self.via,
             scheme: self.scheme,
-            method: &self.method,
+            method: &method,
             host: &host,
             port: self.port,
             path: path.as_deref(),

@@ -283,7 +283,8 @@ impl Connection {
         let body = match &scan {
             None => Outgoing::of(incoming, &flow),
             Some(scan) => {
-                let judged = scan.head(&mut path, &mut head.headers).map_err(fault)?;
+                let judged =
+                    scan.head(&head.method, &mut path, &mut head.headers).map_err(fault)?;
                 noted = judged.outcome();
                 if incoming.is_end_stream() {
                     Outgoing::empty()

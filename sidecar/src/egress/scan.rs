@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bottle_detector::{Detector, Finding, Stream, What, mask};
+use bottle_detector::{Detector, Finding, SHORTEST, Stream, What, mask};
 use bottle_planner::decision::{Code, Outcome};
 use bottle_planner::policy::{Dlp, DlpAction};
 use bytes::{Bytes, BytesMut};
+use hyper::Method;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 
@@ -118,9 +119,11 @@ impl Scan {
     /// Scans and, where the route says so, rewrites what a request says before its body.
     pub(super) fn head(
         &self,
+        method: &Method,
         path: &mut PathAndQuery,
         headers: &mut HeaderMap,
     ) -> Result<Judgement, Refusal> {
+        let mut words = self.words(method, headers)?;
         let mut text = Vec::with_capacity(1024);
         text.extend_from_slice(path.as_str().as_bytes());
         text.push(b'\n');
@@ -136,7 +139,35 @@ impl Scan {
             rewrite(&text, path, headers)
                 .ok_or_else(|| leak(&judged.redact[0].what, "a header's name"))?;
         }
-        Ok(judged)
+        words.add(judged);
+        Ok(words)
+    }
+
+    /// Scans what is neither replaced nor spelled as it was sent: the method, which may be any word,
+    /// and the names of headers, which have no case.
+    fn words(&self, method: &Method, headers: &HeaderMap) -> Result<Judgement, Refusal> {
+        let judged = match is_usual(method) {
+            true => Judgement::default(),
+            false => self.look(method.as_str().as_bytes(), "the method")?,
+        };
+        if let Some(found) = judged.redact.first() {
+            return Err(leak(&found.what, "the method"));
+        }
+        let mut words = judged;
+        if self.dlp.own_secrets == DlpAction::Off {
+            return Ok(words);
+        }
+        for header in headers.keys().filter(|name| name.as_str().len() >= SHORTEST) {
+            let Some(value) = self.held.in_host(header.as_str()) else { continue };
+            if self.table.passes(value, &self.host) {
+                continue;
+            }
+            if self.dlp.own_secrets != DlpAction::Warn {
+                return Err(leak(&What::Value(value.into()), "a header's name"));
+            }
+            words.noted.insert(format!("leak {value}"));
+        }
+        Ok(words)
     }
 
     /// Scans a whole body, and rewrites it where the route says so.
@@ -161,6 +192,22 @@ impl Scan {
             judged: Judgement::default(),
         })
     }
+}
+
+/// The methods of RFC 9110 and RFC 5789, which carry nothing.
+pub(super) fn is_usual(method: &Method) -> bool {
+    const USUAL: [Method; 9] = [
+        Method::GET,
+        Method::POST,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::TRACE,
+    ];
+    USUAL.contains(method)
 }
 
 fn leak(what: &What, place: &str) -> Refusal {

@@ -30,7 +30,7 @@ pub struct Session {
 }
 
 /// Who has which address.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub enum Who {
     Egress = 1,
     Agent,
@@ -100,7 +100,15 @@ impl Session {
     }
 
     pub fn start(&self, role: &str) -> Process {
-        Process(Some(self.command(role).spawn().unwrap()))
+        let mut child = self.command(role).spawn().unwrap();
+        // Whoever logs a lot must not wait until somebody reads.
+        let mut stderr = child.stderr.take().unwrap();
+        let said = thread::spawn(move || {
+            let mut said = Vec::new();
+            let _ = stderr.read_to_end(&mut said);
+            said
+        });
+        Process { child: Some(child), said: Some(said) }
     }
 
     /// Starts a role and waits until it says that everything is bound.
@@ -265,22 +273,35 @@ pub fn read_request(stream: &mut TcpStream) -> String {
 }
 
 /// A role's process, killed when the test is over.
-pub struct Process(Option<Child>);
+pub struct Process {
+    child: Option<Child>,
+    said: Option<thread::JoinHandle<Vec<u8>>>,
+}
 
 impl Process {
+    /// A line of the kernel's status of it, in kibibytes: `VmRSS`, `VmHWM` (proc(5)).
+    pub fn memory(&self, line: &str) -> u64 {
+        let id = self.child.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.0.as_ref().unwrap().id()).unwrap();
+        let id = i32::try_from(self.child.as_ref().unwrap().id()).unwrap();
         rustix::process::kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
     pub fn end(mut self) -> Ended {
-        Ended(self.0.take().unwrap().wait_with_output().unwrap())
+        let mut output = self.child.take().unwrap().wait_with_output().unwrap();
+        output.stderr = self.said.take().unwrap().join().unwrap();
+        Ended(output)
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
+        if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
+mod attack;
 mod egress;
+mod faults;
 mod harness;
+mod hops;
 mod init;
 mod others;

@@ -121,7 +121,7 @@ fn title(family: &str) -> String {
         "files" => "Files, devices, processes".to_owned(),
         "privileges" => "Privileges".to_owned(),
         "limits" => "Limits".to_owned(),
-        other => visible(&other.chars().take(WHAT).collect::<String>()),
+        other => visible(other).chars().take(WHAT).collect(),
     }
 }
 

@@ -2,7 +2,9 @@
 //! once a second while it changes.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -105,7 +107,9 @@ impl Counters {
             serde_json::to_vec(&state.totals).map_err(io::Error::other)?
         };
         let fresh = self.path.with_extension("json.new");
-        std::fs::write(&fresh, text)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(&text)?;
         std::fs::rename(fresh, &self.path)
     }
 }

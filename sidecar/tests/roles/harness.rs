@@ -179,7 +179,9 @@ impl Session {
     /// The decision log so far.
     pub fn decisions(&self) -> Vec<Value> {
         let text = self.read("out/decisions.jsonl");
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        // The last line may still be on its way.
+        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Serves one answer to each connection on the server's address; the requests come out of the

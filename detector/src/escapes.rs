@@ -107,11 +107,7 @@ impl Escapes {
             if self.open && token.at > self.stretch.last + 2 * engine.around {
                 self.close(engine, text, found, pool);
             }
-            if self.open {
-                // Here too, so that it is cut at the same place whenever this escape comes.
-                let until = token.at.min(self.stretch.last + engine.around);
-                self.feed_until(text, until);
-            } else {
+            if !self.open {
                 self.begin(engine, &token, depth, pool);
             }
             self.feed_until(text, token.at);
@@ -189,7 +185,9 @@ impl Escapes {
                 self.feed_token(&token);
             }
         }
-        self.feed_plain(text, until);
+        // One that only begins before the offset waits for the rest of it.
+        let begun = self.simple.front().map(|token| token.at);
+        self.feed_plain(text, begun.map_or(until, |at| at.min(until)));
     }
 
     fn feed_plain(&mut self, text: &Text, until: u64) {

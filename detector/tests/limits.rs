@@ -111,6 +111,21 @@ fn a_finding_below_an_encoding_spans_the_characters_that_hold_it() {
 }
 
 #[test]
+fn an_escape_is_undone_wherever_its_neighbourhood_ends() {
+    let detector = Detector::new(None, Some(values(&[("V", "tok/9fK2m/7vL4x/8b_N1cR6")])));
+    for gap in 480..530 {
+        let gap = " ".repeat(gap);
+        let text = format!("\\u0041{gap}tok\\/9fK2m\\/7vL4x\\/8b\\u005fN1cR6");
+        let found = detector.scan(text.as_bytes());
+        assert_eq!(found.len(), 1, "{}", gap.len());
+        let mut stream = detector.stream();
+        let mut streamed: Vec<_> = text.bytes().flat_map(|byte| stream.feed(&[byte])).collect();
+        streamed.extend(stream.finish());
+        assert_eq!(streamed, found, "{}", gap.len());
+    }
+}
+
+#[test]
 fn a_scrubber_holds_back_only_what_may_be_a_beginning() {
     let values = values(&[("V", "tok_9fK2mQ7vL4xT8bN1cR6pJ3")]);
     let mut scrubber = values.scrubber();

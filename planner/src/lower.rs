@@ -41,6 +41,8 @@ pub struct Desired {
     pub depends_on: BTreeSet<ActionId>,
 }
 
+/// More than a session consists of: a list of large things that grows is moved each time.
+const MANY: usize = 64;
 /// Scratch for sidecars.
 const SIDECAR_TMP: u64 = 64 << 20;
 /// Scratch that holds the socket for secrets.
@@ -74,7 +76,7 @@ pub fn lower(
     spec: &Spec,
     prompt: &str,
 ) -> Vec<Desired> {
-    let mut lowering = Lowering { identity, grants, session, spec, out: Vec::new() };
+    let mut lowering = Lowering { identity, grants, session, spec, out: Vec::with_capacity(MANY) };
     lowering.metadata();
     lowering.images();
     lowering.networks();
@@ -133,9 +135,9 @@ impl Lowering<'_> {
             task: &self.spec.task,
             started_at: self.session.started_at.as_str(),
         });
-        self.file("metadata.json", 0o600, None, content, &[]);
+        self.file("metadata.json", 0o600, None, content, None);
         if !self.session.approvals.is_empty() {
-            self.file("approvals.json", 0o600, None, json(&self.session.approvals), &[]);
+            self.file("approvals.json", 0o600, None, json(&self.session.approvals), None);
         }
     }
 
@@ -145,17 +147,11 @@ impl Lowering<'_> {
         mode: u32,
         owner: Option<User>,
         content: String,
-        after: &[&str],
-    ) -> Option<(RelPath, Digest)> {
-        let path = state_path(path)?;
-        let digest = Digest::of(content.as_bytes());
-        let known = path.path.clone();
-        self.add_after(
-            format!("file:{known}"),
-            Operation::File(File { path, mode, owner, content }),
-            after.iter().map(ToString::to_string),
-        );
-        Some((known, digest))
+        after: Option<String>,
+    ) {
+        let Some(path) = state_path(path) else { return };
+        let id = format!("file:{}", path.path);
+        self.add_after(id, Operation::File(File { path, mode, owner, content }), after);
     }
 
     /// `state/<role>/in` and `out`. The agent's own are its own user's: where the host's user is
@@ -200,10 +196,19 @@ impl Lowering<'_> {
         (owner, if mode_in == 0o755 { 0o644 } else { 0o600 })
     }
 
-    fn in_file(&mut self, role: Role, name: &str, content: String) -> Option<(RelPath, Digest)> {
+    /// A file of a role, which may change while its container runs.
+    fn in_file(&mut self, role: Role, name: &str, content: String) {
         let (owner, mode) = self.file_mode(role);
-        let folder = format!("folder:{role}/in");
-        self.file(&format!("{role}/in/{name}"), mode, owner, content, &[folder.as_str()])
+        let folder = Some(format!("folder:{role}/in"));
+        self.file(&format!("{role}/in/{name}"), mode, owner, content, folder);
+    }
+
+    /// The same, of which a container reads what it held at its start.
+    fn input(&mut self, role: Role, name: &str, content: String) -> Option<(RelPath, Digest)> {
+        let path = RelPath::new(format!("{role}/in/{name}")).ok()?;
+        let digest = Digest::of(content.as_bytes());
+        self.in_file(role, name, content);
+        Some((path, digest))
     }
 
     fn labels(&self, role: Option<Role>) -> BTreeMap<String, String> {
@@ -359,12 +364,12 @@ impl Lowering<'_> {
             expects_delivery: !items.is_empty(),
         };
         let mut inputs = BTreeMap::new();
-        inputs.extend(self.in_file(Role::Egress, "settings.json", json(&settings)));
+        inputs.extend(self.input(Role::Egress, "settings.json", json(&settings)));
         if let Some(rules) = &self.grants.egress.rules {
-            inputs.extend(self.in_file(Role::Egress, "rules.toml", rules.clone()));
+            inputs.extend(self.input(Role::Egress, "rules.toml", rules.clone()));
         }
         if let Some(ca) = &self.session.upstream_ca {
-            inputs.extend(self.in_file(Role::Egress, UPSTREAM_CA, ca.clone()));
+            inputs.extend(self.input(Role::Egress, UPSTREAM_CA, ca.clone()));
         }
         self.mint_ca();
         self.sidecar(Role::Egress, inputs, None);
@@ -446,8 +451,8 @@ impl Lowering<'_> {
             expects_delivery: !items.is_empty(),
         };
         let mut inputs = BTreeMap::new();
-        inputs.extend(self.in_file(Role::GitGate, "gate.json", json(&settings)));
-        inputs.extend(self.in_file(Role::GitGate, "known_hosts", known_hosts(self.grants)));
+        inputs.extend(self.input(Role::GitGate, "gate.json", json(&settings)));
+        inputs.extend(self.input(Role::GitGate, "known_hosts", known_hosts(self.grants)));
         self.sidecar(Role::GitGate, inputs, Some(egress));
         self.deliver(Role::GitGate, items);
     }
@@ -465,12 +470,12 @@ impl Lowering<'_> {
             timeout_seconds: SUPERVISE_TIMEOUT,
         };
         let mut inputs = BTreeMap::new();
-        inputs.extend(self.in_file(Role::Supervise, "supervise.json", json(&settings)));
+        inputs.extend(self.input(Role::Supervise, "supervise.json", json(&settings)));
         let in_force = match &self.grants.image {
             ImageGrant::Build { dockerfile, .. } => dockerfile.clone(),
             ImageGrant::Reference { reference, .. } => format!("FROM {reference}\n"),
         };
-        inputs.extend(self.in_file(Role::Supervise, "Dockerfile", in_force));
+        inputs.extend(self.input(Role::Supervise, "Dockerfile", in_force));
         self.sidecar(Role::Supervise, inputs, Some(egress));
     }
 
@@ -478,7 +483,7 @@ impl Lowering<'_> {
         let Some(place) = self.session.places.get(&Role::Pipelock).cloned() else { return };
         let Some(image) = self.grants.egress.pipelock.clone() else { return };
         let mut inputs = BTreeMap::new();
-        inputs.extend(self.in_file(Role::Pipelock, "pipelock.yaml", pipelock_yaml(self.grants)));
+        inputs.extend(self.input(Role::Pipelock, "pipelock.yaml", pipelock_yaml(self.grants)));
         let config = format!("{IN}/pipelock.yaml");
         let mut spec = self.sidecar_spec(Role::Pipelock, &place.container, place.net, None);
         spec.image = format!("{}@{}", image.name, image.digest);
@@ -693,13 +698,14 @@ impl Lowering<'_> {
                 EnvGrant::Prompt { .. } | EnvGrant::Secret { .. } => None,
             })
             .collect();
-        inputs.extend(self.in_file(Role::Agent, "agent.env", env));
-        inputs.extend(self.in_file(Role::Agent, "prompt.md", prompt.to_string()));
+        inputs.extend(self.input(Role::Agent, "agent.env", env));
+        inputs.extend(self.input(Role::Agent, "prompt.md", prompt.to_string()));
         let resolver = format!("nameserver {egress}\noptions ndots:0 timeout:2 attempts:2\n");
         // The C library of any user of the image reads it, so it is the one file others may read.
         let (owner, _) = self.file_mode(Role::Agent);
-        let folder = ["folder:agent/in"];
-        inputs.extend(self.file("agent/in/resolv.conf", 0o644, owner, resolver, &folder));
+        let path = "agent/in/resolv.conf";
+        inputs.extend(RelPath::new(path).ok().map(|at| (at, Digest::of(resolver.as_bytes()))));
+        self.file(path, 0o644, owner, resolver, Some("folder:agent/in".to_string()));
         let init = InitSettings {
             protocol: PROTOCOL,
             provider: self.grants.provider.clone(),
@@ -724,7 +730,7 @@ impl Lowering<'_> {
             time_seconds: self.grants.limits.time_seconds,
             idle_seconds: self.grants.limits.idle_seconds,
         };
-        inputs.extend(self.in_file(Role::Agent, "init.json", json(&init)));
+        inputs.extend(self.input(Role::Agent, "init.json", json(&init)));
         // Git reads this at every call: it changes in place.
         self.in_file(Role::Agent, "gitconfig", gitconfig(self.grants));
         inputs

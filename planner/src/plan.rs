@@ -7,6 +7,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::borrow::Borrow;
 use core::net::Ipv4Addr;
 
 use schemars::JsonSchema;
@@ -281,6 +282,13 @@ pub enum Requirement {
 )]
 #[serde(transparent)]
 pub struct ActionId(pub String);
+
+/// So that maps by id are asked with text: its order and equality are the text's.
+impl Borrow<str> for ActionId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl core::fmt::Display for ActionId {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -5,6 +5,7 @@
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
@@ -175,14 +176,15 @@ impl Digest {
     /// The digest from its 32 raw bytes, as a hasher elsewhere produced them.
     #[must_use]
     pub fn from_raw(raw: &[u8]) -> Self {
-        let mut text = String::with_capacity(7 + 2 * raw.len());
-        text.push_str("sha256:");
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |nibble: u8| DIGITS[usize::from(nibble)];
+        let mut text = Vec::with_capacity(7 + 2 * raw.len());
+        text.extend_from_slice(b"sha256:");
         for byte in raw {
-            for nibble in [byte >> 4, byte & 15] {
-                text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-            }
+            text.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
         }
-        Self(text)
+        // Digits are text, so there is no other case.
+        Self(String::from_utf8(text).unwrap_or_default())
     }
 
     /// The 64 hexadecimal digits without the `sha256:`.

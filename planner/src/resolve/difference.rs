@@ -1,9 +1,11 @@
 //! Difference: what should exist against what does, as actions in one canonical order.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use super::Ground;
 use crate::document;
@@ -68,9 +70,12 @@ impl Ground<'_> {
         };
         // Files, keys, images, networks and volumes first: what they become decides whether a
         // container has to be made anew.
-        let (containers, others): (Vec<Desired>, Vec<Desired>) =
-            desired.into_iter().partition(|d| rank(&d.op) >= CONTAINER_RANK);
-        for mut wanted in others {
+        let mut containers = Vec::with_capacity(desired.len());
+        for mut wanted in desired {
+            if rank(&wanted.op) >= CONTAINER_RANK {
+                containers.push(wanted);
+                continue;
+            }
             if let Operation::MintCa(mint) = &mut wanted.op {
                 mint.fingerprint = self.facts().and_then(|f| f.ca_fingerprint.clone());
             }
@@ -78,7 +83,6 @@ impl Ground<'_> {
             difference.push(wanted, verdict);
         }
         self.networks_made_anew(identity, &mut difference);
-        let mut containers = containers;
         containers.sort_by_key(|d| rank(&d.op));
         for wanted in containers {
             self.compare_container_step(identity, wanted, &mut difference);
@@ -95,10 +99,7 @@ impl Ground<'_> {
     fn compare_simple(&mut self, identity: &Identity, wanted: &Desired) -> Verdict {
         match &wanted.op {
             Operation::Folder(folder) => self.compare_folder(&folder.path.path, folder.mode),
-            Operation::File(file) => {
-                let digest = Digest::of(file.content.as_bytes());
-                self.compare_file(&file.path.path, &digest, file.mode)
-            }
+            Operation::File(file) => self.compare_file(&file.path.path, &file.content, file.mode),
             Operation::MintCa(_) => {
                 let minted = self.facts().and_then(|f| f.ca_fingerprint.as_ref()).is_some();
                 if minted { Verdict::none() } else { Verdict::create() }
@@ -151,17 +152,18 @@ impl Ground<'_> {
         }
     }
 
-    fn compare_file(&mut self, path: &RelPath, digest: &Digest, mode: u32) -> Verdict {
+    fn compare_file(&mut self, path: &RelPath, content: &str, mode: u32) -> Verdict {
         self.check_oddity(path);
         let Some(found) = self.facts().and_then(|f| f.files.get(path)) else {
             return Verdict::create();
         };
-        let expect = Expect::File { digest: found.digest.clone() };
-        let edited = found.written.as_ref() != Some(&found.digest);
-        if found.digest == *digest && found.mode == mode {
+        let same = found.digest == Digest::of(content.as_bytes());
+        if same && found.mode == mode {
             return Verdict::none();
         }
-        if found.digest == *digest {
+        let expect = Expect::File { digest: found.digest.clone() };
+        let edited = found.written.as_ref() != Some(&found.digest);
+        if same {
             return Verdict::of(Effect::Update, ReasonCode::Drifted, expect)
                 .because(format!("mode {:03o}, expected {mode:03o}", found.mode));
         }
@@ -199,8 +201,8 @@ impl Ground<'_> {
     /// A network that is made anew takes its containers and its old self with it.
     fn networks_made_anew(&self, identity: &Identity, difference: &mut Difference) {
         for key in ["net", "out"] {
-            let id = ActionId(format!("network:{key}"));
-            let Some(action) = difference.actions.get(&id) else { continue };
+            let id = format!("network:{key}");
+            let Some(action) = difference.actions.get(id.as_str()) else { continue };
             if action.effect != Effect::Replace {
                 continue;
             }
@@ -220,7 +222,7 @@ impl Ground<'_> {
                 after,
                 Verdict::of(Effect::Delete, ReasonCode::OwnerReplaced, expect),
             );
-            if let Some(action) = difference.actions.get_mut(&id) {
+            if let Some(action) = difference.actions.get_mut(id.as_str()) {
                 action.depends_on.insert(remove);
             }
         }
@@ -234,30 +236,29 @@ impl Ground<'_> {
     ) {
         match &wanted.op {
             Operation::Container(spec) => {
-                let spec = spec.clone();
-                self.compare_container(identity, wanted, &spec, difference);
+                let (verdict, removed) = self.compare_container(identity, spec, difference);
+                let mut wanted = wanted;
+                wanted.depends_on.extend(removed);
+                difference.push(wanted, verdict);
             }
             Operation::Upload(upload) => {
                 let role = Role::Agent;
-                let digest = document::digest(upload).unwrap_or_else(|_| Digest::of(b""));
-                let onto = match &upload.volume {
-                    Some(volume) => Some(format!("volume:{volume}")),
-                    None => self.own_container(identity, role).map(|(_, c)| c.id.clone()),
-                };
                 let made = match &upload.volume {
                     Some(volume) => difference.makes_volume(volume),
                     None => difference.makes_container(role),
                 } || (upload.volume.is_none() && difference.does("mint:ca"));
-                let there = self
-                    .facts()
-                    .and_then(|f| f.uploaded.get(&wanted.id.0))
-                    .map(|(on, digest)| (Some(on.clone()), digest.clone()));
-                let verdict = if made || there.is_none() {
-                    Verdict::of(Effect::Create, ReasonCode::NotFound, Expect::Ours)
-                } else if there == Some((onto, digest)) {
-                    Verdict::none()
-                } else {
-                    Verdict::of(Effect::Update, ReasonCode::Changed, Expect::Ours)
+                let there = self.facts().and_then(|f| f.uploaded.get(&wanted.id.0));
+                let onto = || match &upload.volume {
+                    Some(volume) => Some(format!("volume:{volume}")),
+                    None => self.own_container(identity, role).map(|(_, c)| c.id.clone()),
+                };
+                let digest = || document::digest(upload).unwrap_or_else(|_| Digest::of(b""));
+                let verdict = match there.filter(|_| !made) {
+                    None => Verdict::of(Effect::Create, ReasonCode::NotFound, Expect::Ours),
+                    Some((on, found)) if onto().as_ref() == Some(on) && digest() == *found => {
+                        Verdict::none()
+                    }
+                    Some(_) => Verdict::of(Effect::Update, ReasonCode::Changed, Expect::Ours),
                 };
                 difference.push(wanted, verdict);
             }
@@ -310,21 +311,19 @@ impl Ground<'_> {
         }
     }
 
+    /// Whether a container has to be made anew; if so, the removal of the one that is there.
     fn compare_container(
-        &mut self,
+        &self,
         identity: &Identity,
-        wanted: Desired,
         spec: &ContainerSpec,
         difference: &mut Difference,
-    ) {
-        let found = self.own_container(identity, spec.role).map(|(n, c)| (n.clone(), c.clone()));
-        let Some((name, found)) = found else {
-            difference.push(wanted, Verdict::create());
-            return;
+    ) -> (Verdict, Option<ActionId>) {
+        let Some((name, found)) = self.own_container(identity, spec.role) else {
+            return (Verdict::create(), None);
         };
         let anew = |key: &str| difference.does(key);
         let on_net = found.networks.get(&spec.network) == Some(&Some(spec.address));
-        let reason = if name != spec.name {
+        let reason = if *name != spec.name {
             Some((ReasonCode::Changed, "renamed".to_string()))
         } else if found.labels.get(LABEL_SPEC) != spec.labels.get(LABEL_SPEC) {
             Some((ReasonCode::Changed, String::new()))
@@ -337,14 +336,10 @@ impl Ground<'_> {
         } else {
             None
         };
-        let Some((code, detail)) = reason else {
-            difference.push(wanted, Verdict::none());
-            return;
-        };
-        let removed = difference.take_down(spec.role, &name, &found, code);
-        let mut wanted = wanted;
-        wanted.depends_on.insert(removed);
-        difference.push(wanted, Verdict::of(Effect::Replace, code, Expect::Absent).because(detail));
+        let Some((code, detail)) = reason else { return (Verdict::none(), None) };
+        let removed = difference.take_down(spec.role, name, found, code);
+        let verdict = Verdict::of(Effect::Replace, code, Expect::Absent).because(detail);
+        (verdict, Some(removed))
     }
 
     fn compare_start(
@@ -421,7 +416,7 @@ impl Ground<'_> {
             .iter()
             .filter(|(path, file)| {
                 file.written.is_some()
-                    && !difference.actions.contains_key(&ActionId(format!("file:{path}")))
+                    && !difference.actions.contains_key(format!("file:{path}").as_str())
                     && !path.as_str().starts_with("egress/in/ca.")
             })
             .map(|(path, file)| (path.clone(), file.digest.clone()))
@@ -474,9 +469,7 @@ impl Difference {
 
     /// Whether an action is there and does something.
     fn does(&self, id: &str) -> bool {
-        self.actions
-            .get(&ActionId(id.to_string()))
-            .is_some_and(|action| action.effect != Effect::None)
+        self.actions.get(id).is_some_and(|action| action.effect != Effect::None)
     }
 
     fn makes_container(&self, role: Role) -> bool {
@@ -544,51 +537,70 @@ impl Difference {
 
     /// The one canonical topological order: of all actions whose dependencies are listed, the one
     /// of the lowest rank, then the smallest id.
-    pub(super) fn in_order(mut self, ground: &mut Ground<'_>) -> Option<Vec<Action>> {
-        let known: BTreeSet<ActionId> = self.actions.keys().cloned().collect();
-        let mut waiting: BTreeMap<ActionId, usize> = BTreeMap::new();
-        let mut unlocks: BTreeMap<ActionId, Vec<ActionId>> = BTreeMap::new();
-        let mut ready: BTreeSet<(u8, ActionId)> = BTreeSet::new();
-        for action in self.actions.values_mut() {
-            action.depends_on = core::mem::take(&mut action.depends_on)
-                .into_iter()
-                .filter(|id| known.contains(id))
-                .collect();
-            if action.depends_on.is_empty() {
-                ready.insert((rank(&action.op), action.id.clone()));
-            } else {
-                waiting.insert(action.id.clone(), action.depends_on.len());
-            }
-            for dependency in &action.depends_on {
-                unlocks.entry(dependency.clone()).or_default().push(action.id.clone());
-            }
-        }
-        let mut ordered = Vec::with_capacity(self.actions.len());
-        while let Some((_, id)) = ready.pop_first() {
-            for next in unlocks.remove(&id).unwrap_or_default() {
-                if let Some(left) = waiting.get_mut(&next) {
-                    *left -= 1;
-                    if *left == 0 {
-                        waiting.remove(&next);
-                        if let Some(action) = self.actions.get(&next) {
-                            ready.insert((rank(&action.op), next));
+    pub(super) fn in_order(self, ground: &mut Ground<'_>) -> Option<Vec<Action>> {
+        let Self { identity, actions, .. } = self;
+        // By id, so that an action's place here stands for its id below.
+        let mut actions: Vec<Action> = actions.into_values().collect();
+        let mut unlocks: Vec<Vec<usize>> = vec![Vec::new(); actions.len()];
+        let ids: Vec<&ActionId> = actions.iter().map(|action| &action.id).collect();
+        let mut unknown = false;
+        let waits: Vec<usize> = actions
+            .iter()
+            .enumerate()
+            .map(|(index, action)| {
+                let mut waits = 0;
+                for dependency in &action.depends_on {
+                    match ids.binary_search(&dependency) {
+                        Ok(before) => {
+                            unlocks[before].push(index);
+                            waits += 1;
                         }
+                        Err(_) => unknown = true,
                     }
                 }
+                waits
+            })
+            .collect();
+        let ranks: Vec<u8> = actions.iter().map(|action| rank(&action.op)).collect();
+        let order = sorted(&ranks, &unlocks, waits);
+        if order.len() < actions.len() {
+            let stuck = (0..actions.len()).filter(|index| !order.contains(index));
+            let stuck: Vec<&str> = stuck.map(|index| actions[index].id.0.as_str()).collect();
+            ground.error(
+                ErrorCode::Internal,
+                format!("actions of `{identity}` depend on each other: {}", stuck.join(", ")),
+                "this is a bug in bottle; please report it with `--dump-inputs`",
+            );
+            return None;
+        }
+        if unknown {
+            let known: BTreeSet<ActionId> = ids.into_iter().cloned().collect();
+            for action in &mut actions {
+                action.depends_on.retain(|id| known.contains(id));
             }
-            ordered.extend(self.actions.remove(&id));
         }
-        if self.actions.is_empty() {
-            return Some(ordered);
-        }
-        let stuck: Vec<String> = self.actions.keys().map(ToString::to_string).collect();
-        ground.error(
-            ErrorCode::Internal,
-            format!("actions of `{}` depend on each other: {}", self.identity, stuck.join(", ")),
-            "this is a bug in bottle; please report it with `--dump-inputs`",
-        );
-        None
+        let mut places: Vec<Option<Action>> = actions.into_iter().map(Some).collect();
+        Some(order.into_iter().filter_map(|index| places[index].take()).collect())
     }
+}
+
+/// Kahn's order over places: of those that wait for nothing any more, the one of the lowest rank,
+/// then the first. Those in a circle are left out.
+fn sorted(ranks: &[u8], unlocks: &[Vec<usize>], mut waits: Vec<usize>) -> Vec<usize> {
+    let key = |index: usize| Reverse((ranks[index], index));
+    let mut ready: BinaryHeap<Reverse<(u8, usize)>> =
+        (0..ranks.len()).filter(|index| waits[*index] == 0).map(key).collect();
+    let mut order = Vec::with_capacity(ranks.len());
+    while let Some(Reverse((_, index))) = ready.pop() {
+        order.push(index);
+        for &next in &unlocks[index] {
+            waits[next] -= 1;
+            if waits[next] == 0 {
+                ready.push(key(next));
+            }
+        }
+    }
+    order
 }
 
 const CONTAINER_RANK: u8 = 20;
@@ -628,4 +640,23 @@ fn role_of(id: &ActionId) -> Option<Role> {
 
 fn role_has_out(role: Role) -> bool {
     matches!(role, Role::Egress | Role::Pipelock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_rank_that_is_ready_comes_first() {
+        // 3 unlocks 0, and 0 unlocks 1; 2 waits for nothing and has the highest rank.
+        let unlocks = [vec![1], vec![], vec![], vec![0]];
+        assert_eq!(sorted(&[0, 7, 9, 5], &unlocks, vec![1, 1, 0, 0]), [3, 0, 1, 2]);
+        assert_eq!(sorted(&[4, 4, 4, 4], &[const { Vec::new() }; 4], vec![0; 4]), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_circle_and_what_waits_for_it_are_left_out() {
+        let unlocks = [vec![1], vec![0, 2], vec![], vec![]];
+        assert_eq!(sorted(&[0; 4], &unlocks, vec![1, 1, 1, 0]), [3]);
+    }
 }

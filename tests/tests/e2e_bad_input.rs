@@ -28,8 +28,8 @@ agents:
   demo: {bottle: box, prompt: "Be careful.\n"}
 "#;
 
-/// What a refusal must leave as it is: all below the state root but caches and locks, and all that
-/// is this host's on the engine.
+/// What a refusal must leave as it is: all below the state root but caches, locks and what sidecars
+/// that run write by themselves (`<role>/out/`), and all that is this host's on the engine.
 #[derive(Debug, PartialEq, Eq)]
 struct Left {
     files: BTreeMap<String, String>,
@@ -40,7 +40,10 @@ impl Left {
     fn of(host: &Host) -> Self {
         let mut files = BTreeMap::new();
         walk(&host.at("root"), "", &mut files);
-        files.retain(|path, _| !path.starts_with("/cache") && !path.starts_with("/locks"));
+        files.retain(|path, _| {
+            let own = ["/cache", "/locks"].iter().any(|own| path.starts_with(own));
+            !own && !path.contains("/out/")
+        });
         Self { files, objects: host.leavings() }
     }
 }

@@ -110,16 +110,22 @@ pub(super) enum PathFault {
     EscapedTwice,
     #[error("the path has an ASCII character in more bytes than one")]
     Overlong,
-    #[error("the path has a `.` or `..` segment")]
+    #[error("the path has a `..` segment, or hides a `.`")]
     Dots,
 }
 
 impl NormalPath {
     /// Normalizes a path (no query): unreserved characters are unescaped, other escapes are
-    /// written with upper-case digits (RFC 3986, section 6.2.2).
+    /// written with upper-case digits, and segments that are `.` go (RFC 3986, section 6.2.2; apt
+    /// asks for `/./Packages`). One that is `..` is refused: who sends it means to get out.
     pub(super) fn parse(path: &str) -> Result<Self, PathFault> {
         let body = path.strip_prefix('/').ok_or(PathFault::NotAbsolute)?;
-        let literal = body.split('/').map(normal_segment).collect::<Result<Vec<_>, _>>()?;
+        let mut literal = body.split('/').map(normal_segment).collect::<Result<Vec<_>, _>>()?;
+        // At the end it stands for its folder, which is written with a slash.
+        if literal.last().is_some_and(|last| last == ".") {
+            literal.push(String::new());
+        }
+        literal.retain(|segment| segment != ".");
         let mut lenient = Vec::new();
         for segment in &literal {
             let decoded = decoded(segment);
@@ -627,7 +633,12 @@ mod tests {
             ("*", Err(PathFault::NotAbsolute)),
             ("a/b", Err(PathFault::NotAbsolute)),
             ("/a/../b", Err(PathFault::Dots)),
-            ("/a/./b", Err(PathFault::Dots)),
+            ("/a/./b", Ok("/a/b")),
+            ("/./a", Ok("/a")),
+            ("/a/%2e/b/%2E", Ok("/a/b/")),
+            ("/.", Ok("/")),
+            ("/a/.;x/b", Err(PathFault::Dots)),
+            ("/a/.%2fb", Err(PathFault::Dots)),
             ("/..", Err(PathFault::Dots)),
             ("/%2e%2E/b", Err(PathFault::Dots)),
             ("/.%2e", Err(PathFault::Dots)),

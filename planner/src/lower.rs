@@ -941,18 +941,29 @@ fn git_quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// `pipelock.yaml`: strict, with the routes' hosts as its whole allow-list.
+/// `pipelock.yaml`: strict, with what egress may ask it for as its whole allow-list: the hosts of
+/// routes and remotes, and the addresses they are pinned to, since a pinned host is asked for by that.
 fn pipelock_yaml(grants: &Grants) -> String {
     let mut text = format!(
         "version: 1\nmode: strict\nenforce: true\nforward_proxy:\n  enabled: true\n  listen: \
          \"0.0.0.0:{PIPELOCK_PORT}\"\nrequest_body_scanning:\n  enabled: true\n  action: block\n  \
          scan_headers: true\n  header_mode: all\napi_allowlist:\n"
     );
-    if grants.egress.routes.is_empty() {
+    let mut allowed = BTreeSet::new();
+    for (host, route) in &grants.egress.routes {
+        allowed.insert(host.to_string());
+        allowed.extend(route.address.map(|address| address.to_string()));
+    }
+    for remote in grants.git.values() {
+        let host = remote.upstream.host.to_string();
+        allowed.extend(remote.extra_hosts.get(&host).map(ToString::to_string));
+        allowed.insert(host);
+    }
+    if allowed.is_empty() {
         text.truncate(text.len() - 1);
         text.push_str(" []\n");
     }
-    for host in grants.egress.routes.keys() {
+    for host in allowed {
         text.push_str(&format!("  - \"{host}\"\n"));
     }
     text

@@ -12,4 +12,4 @@ pub mod ws;
 pub use authority::Authority;
 pub use broken::Broken;
 pub use hop::Hop;
-pub use origin::{Origin, Request, SAID};
+pub use origin::{Origin, Page, Request, SAID, Sites};

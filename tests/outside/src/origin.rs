@@ -14,6 +14,7 @@
 //! | `/trailers` | the request's `authorization` in a trailer |
 //! | `/basic` | the request's `authorization`, in base64 |
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -88,6 +89,18 @@ impl Request {
     }
 }
 
+/// What a path is answered with.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Its media type.
+    pub kind: &'static str,
+    /// The whole of it.
+    pub body: Bytes,
+}
+
+/// Pages by host and path.
+pub type Sites = BTreeMap<&'static str, BTreeMap<String, Page>>;
+
 /// A running server; it ends when this goes.
 #[derive(Debug)]
 pub struct Origin {
@@ -99,6 +112,7 @@ pub struct Origin {
 
 #[derive(Debug)]
 struct Memory {
+    sites: Sites,
     bytes: Mutex<Vec<u8>>,
     requests: Mutex<Vec<Request>>,
     messages: Mutex<Vec<Vec<u8>>>,
@@ -114,7 +128,7 @@ impl Origin {
     /// If the address cannot be listened on.
     #[must_use]
     pub fn plain(at: impl Into<SocketAddr>) -> Self {
-        Self::serve(at.into(), None)
+        Self::serve(at.into(), None, Sites::new())
     }
 
     /// Serves over TLS.
@@ -124,14 +138,25 @@ impl Origin {
     /// If the address cannot be listened on.
     #[must_use]
     pub fn tls(at: impl Into<SocketAddr>, config: Arc<ServerConfig>) -> Self {
-        Self::serve(at.into(), Some(config.into()))
+        Self::site(at, config, Sites::new())
     }
 
-    fn serve(at: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
+    /// Serves over TLS, and under these hosts these pages alone, whatever the method and the query.
+    ///
+    /// # Panics
+    ///
+    /// If the address cannot be listened on.
+    #[must_use]
+    pub fn site(at: impl Into<SocketAddr>, config: Arc<ServerConfig>, sites: Sites) -> Self {
+        Self::serve(at.into(), Some(config.into()), sites)
+    }
+
+    fn serve(at: SocketAddr, tls: Option<TlsAcceptor>, sites: Sites) -> Self {
         let listener = std::net::TcpListener::bind(at).expect("the address is free");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound");
         let memory = Arc::new(Memory {
+            sites,
             bytes: Mutex::default(),
             requests: Mutex::default(),
             messages: Mutex::default(),
@@ -278,6 +303,17 @@ fn text(text: impl Into<Bytes>) -> Body {
 
 fn respond(request: &Request, memory: &Arc<Memory>) -> Response<Body> {
     let path = request.path.split('?').next().unwrap_or_default();
+    let host = request.header("host").unwrap_or_else(|| request.authority.clone());
+    if let Some(pages) = memory.sites.get(host.split(':').next().unwrap_or_default()) {
+        let Some(page) = pages.get(path) else {
+            let mut response = Response::new(text("no such page"));
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return response;
+        };
+        let mut response = Response::new(text(page.body.clone()));
+        response.headers_mut().insert("content-type", HeaderValue::from_static(page.kind));
+        return response;
+    }
     let credential = request.header("authorization").unwrap_or_default();
     let last = path.rsplit('/').next().unwrap_or_default();
     if let Some((_, size)) = path.split_once("/huge/") {
@@ -394,7 +430,12 @@ where
         while let Some((first, payload)) = ws::take(&mut bytes) {
             let (last, code) = (first & 0x80 != 0, first & 0x0f);
             if code >= 8 {
-                lock(&memory.messages).push(payload);
+                lock(&memory.messages).push(payload.clone());
+                if code == 8 {
+                    let mut frame = vec![first, u8::try_from(payload.len()).unwrap_or_default()];
+                    frame.extend(payload);
+                    return stream.write_all(&frame).await;
+                }
                 continue;
             }
             if code != 0 {

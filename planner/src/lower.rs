@@ -700,6 +700,11 @@ impl Lowering<'_> {
             .collect();
         inputs.extend(self.input(Role::Agent, "agent.env", env));
         inputs.extend(self.input(Role::Agent, "prompt.md", prompt.to_string()));
+        if let Some(ca) = &self.session.upstream_ca {
+            // In its trust bundle, which is made with the container: what it is tunnelled to through
+            // `passthrough` routes it checks itself.
+            inputs.extend(self.input(Role::Agent, UPSTREAM_CA, ca.clone()));
+        }
         let resolver = format!("nameserver {egress}\noptions ndots:0 timeout:2 attempts:2\n");
         // The C library of any user of the image reads it, so it is the one file others may read.
         let (owner, _) = self.file_mode(Role::Agent);

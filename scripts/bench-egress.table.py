@@ -1,4 +1,5 @@
-"""The tables of scripts/bench-egress: table.py FOLDER ROUNDS FULL_RSS MITM_RSS IDLE_RSS BUSY_RSS"""
+"""The tables of scripts/bench-egress: table.py FOLDER ROUNDS FULL_RSS MITM_RSS IDLE_RSS BUSY_RSS
+HUGE_GIB HUGE_RSS HUGE_SPEED"""
 
 import json
 import statistics
@@ -6,6 +7,7 @@ import sys
 
 folder, rounds = sys.argv[1], int(sys.argv[2])
 full_rss, mitm_rss, idle_rss, busy_rss = map(float, sys.argv[3:7])
+huge_gib, huge_rss, huge_speed = map(float, sys.argv[7:10])
 
 
 def read(kind, connections, peer):
@@ -60,6 +62,7 @@ for connections in (8, 32):
 row("resident, idle", f"{idle_rss:.1f} MiB", "<= 15 MiB", idle_rss <= 15)
 row("resident, 1,000 connections", f"{busy_rss:.1f} MiB", "<= 60 MiB", busy_rss <= 60)
 row("resident after the load (mitmproxy)", f"{full_rss:.1f} MiB ({mitm_rss:.0f})")
+row(f"resident at most, one answer of {huge_gib:.0f} GiB", f"{huge_rss:.1f} MiB ({huge_speed / 2**20:.0f} MiB/s)")
 through = ratio("pass", 8, "through", "squid")
 row("passthrough, small answers: egress / squid", f"{through:.2f}", ">= 1", through >= 1)
 large = ratio("large", 2, "through", "squid")

@@ -251,6 +251,8 @@ impl List {
             ("dots", "/open/.."),
             ("escaped-dots", "/open/%2e%2e"),
             ("half-escaped", "/open/.%2E"),
+            ("dot-and-dots", "/open/./.."),
+            ("overlong", "/open/%c0%ae%c0%ae"),
             ("escaped-slash", "/open/..%2f"),
             ("escaped-twice", "/open/%252e%252e"),
             ("backslash", "/open/..\\"),

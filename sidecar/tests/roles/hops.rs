@@ -45,7 +45,7 @@ impl Squid {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("squid is installed by scripts/host-setup");
+            .expect("scripts/host-setup --tests installs squid");
         wait_until("squid listens", || TcpStream::connect((listen, 3128)).is_ok());
         Self { child, folder }
     }

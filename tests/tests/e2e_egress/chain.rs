@@ -33,7 +33,7 @@ impl Registry {
         fs::write(&file, config).expect("written");
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("scripts/host-setup installs docker-registry");
+        let child = command.spawn().expect("scripts/host-setup --tests installs docker-registry");
         until("the registry listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
         Self { child, folder, port }
     }

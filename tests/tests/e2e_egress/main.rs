@@ -1,7 +1,7 @@
 //! Egress on the real engine: what a hostile agent tries from inside its container, real clients
 //! that go through, and what happens when egress dies under load.
 //!
-//! An engine is expected to answer (`scripts/host-setup` starts one), and `cargo build -p bottle`
+//! An engine is expected to answer (`scripts/host-setup --tests`), and `cargo build --workspace`
 //! to have been run.
 
 mod attacks;

@@ -1,8 +1,25 @@
 //! What the fuzz targets reach of this crate's inside; built for them alone.
 
-/// Judges a stream of requests that arrives in pieces of a size.
-pub fn framing(bytes: &[u8], size: usize) -> Result<(), &'static str> {
-    crate::egress::fuzzing::framing(bytes, size)
+/// How the strict reader reads a stream of requests.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Why it stops, if it does.
+    pub fault: Option<&'static str>,
+    /// How many bytes it let through.
+    pub taken: usize,
+    /// Where heads end, and whole messages: to the byte if the pieces are single bytes.
+    pub heads: Vec<usize>,
+    /// Where whole messages end.
+    pub messages: Vec<usize>,
+    /// Whether another protocol follows.
+    pub raw: bool,
+    /// What it waits for at the end, and what it has of that.
+    pub left: String,
+}
+
+/// Reads a stream of requests that arrives in pieces.
+pub fn framing<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Reading {
+    crate::egress::fuzzing::framing(pieces)
 }
 
 /// A path as it is forwarded, or nothing where it is refused.
@@ -10,7 +27,7 @@ pub fn normal_path(path: &str) -> Option<String> {
     crate::egress::fuzzing::normal_path(path)
 }
 
-/// A path decoded once more, as a server might.
-pub fn decoded(path: &str) -> String {
-    crate::egress::fuzzing::decoded(path)
+/// Loads the text of a `routes.json` and asks it about a request; whether it can be used.
+pub fn routes(text: &[u8], host: &str, path: &str) -> bool {
+    crate::egress::fuzzing::routes(text, host, path)
 }

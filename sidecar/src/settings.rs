@@ -35,18 +35,25 @@ pub(crate) struct Loaded<T> {
 
 /// Reads a file, checks its protocol number and then its shape.
 pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Result<Loaded<T>, SettingsError> {
+    parse(path, &read(path)?)
+}
+
+/// The same for a file that was read.
+pub(crate) fn parse<T: DeserializeOwned>(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Loaded<T>, SettingsError> {
     #[derive(Deserialize)]
     struct Numbered {
         protocol: u32,
     }
-    let bytes = read(path)?;
-    let parse = |source| SettingsError::Parse { path: path.into(), source };
-    let Numbered { protocol } = serde_json::from_slice(&bytes).map_err(parse)?;
+    let fault = |source| SettingsError::Parse { path: path.into(), source };
+    let Numbered { protocol } = serde_json::from_slice(bytes).map_err(fault)?;
     if protocol != PROTOCOL {
         return Err(SettingsError::Protocol { path: path.into(), found: protocol });
     }
-    let value = serde_json::from_slice(&bytes).map_err(parse)?;
-    Ok(Loaded { value, digest: Digest::of(&bytes) })
+    let value = serde_json::from_slice(bytes).map_err(fault)?;
+    Ok(Loaded { value, digest: Digest::of(bytes) })
 }
 
 /// A file's bytes, up to a bound.

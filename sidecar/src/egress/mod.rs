@@ -35,16 +35,34 @@ mod websocket;
 pub(crate) mod fuzzing {
     //! Ways in for the fuzz targets.
 
-    pub(crate) fn framing(bytes: &[u8], size: usize) -> Result<(), &'static str> {
-        super::strict::judge(bytes, size)
+    use std::path::Path;
+
+    use super::rules::{NormalPath, Request, Target};
+    use super::settings::{Client, Table};
+
+    pub(crate) fn framing<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> crate::fuzzing::Reading {
+        super::strict::read(pieces)
     }
 
     pub(crate) fn normal_path(path: &str) -> Option<String> {
-        super::rules::NormalPath::parse(path).ok().map(|path| path.as_str().to_owned())
+        NormalPath::parse(path).ok().map(|path| path.as_str().to_owned())
     }
 
-    pub(crate) fn decoded(path: &str) -> String {
-        super::rules::decoded(path)
+    pub(crate) fn routes(text: &[u8], host: &str, path: &str) -> bool {
+        let Ok(table) = Table::parse(Path::new("routes.json"), text, None) else { return false };
+        if let Ok(target) = Target::parse(host, Some(443)) {
+            let parsed = NormalPath::parse(path);
+            let request = Request {
+                target: &target,
+                method: "GET",
+                path: parsed.as_ref().map_err(|fault| *fault),
+                query: None,
+                overrides_method: false,
+            };
+            // Only the end of it matters here: what is decided has tests of its own.
+            let _ = (table.decide_request(&request), table.decide_tunnel(Client::Gate, &target));
+        }
+        true
     }
 }
 

@@ -9,7 +9,7 @@ use bottle_planner::sidecar::{EgressSettings, RoutesFile};
 use bottle_planner::words::Digest;
 
 use super::rules::{Compiled, HostName};
-use crate::settings::{SettingsError, load};
+use crate::settings::{SettingsError, load, parse, read};
 
 /// The settings and what follows from them.
 #[derive(Debug, Clone)]
@@ -118,13 +118,23 @@ impl Table {
     /// Reads `routes.json`, or says why it cannot be used.
     pub(super) fn load(input: &Path) -> Result<Self, SettingsError> {
         let path = input.join("routes.json");
-        let loaded = load::<RoutesFile>(&path)?;
+        Self::parse(&path, &read(&path)?, applied(input))
+    }
+
+    /// The same for a file that was read, of this plan.
+    pub(super) fn parse(
+        path: &Path,
+        text: &[u8],
+        plan: Option<Digest>,
+    ) -> Result<Self, SettingsError> {
+        let loaded = parse::<RoutesFile>(path, text)?;
         for (host, route) in &loaded.value.routes {
             if let Some(reason) = fault(route) {
-                return Err(SettingsError::Value { path, reason: format!("{host}: {reason}") });
+                let reason = format!("{host}: {reason}");
+                return Err(SettingsError::Value { path: path.into(), reason });
             }
         }
-        Ok(Self::new(loaded.value, loaded.digest, applied(input)))
+        Ok(Self::new(loaded.value, loaded.digest, plan))
     }
 
     fn new(file: RoutesFile, digest: Digest, plan: Option<Digest>) -> Self {
@@ -166,7 +176,7 @@ fn applied(input: &Path) -> Option<Digest> {
     struct Applied {
         plan: Digest,
     }
-    let bytes = crate::settings::read(&input.join("applied.json")).ok()?;
+    let bytes = read(&input.join("applied.json")).ok()?;
     serde_json::from_slice::<Applied>(&bytes).ok().map(|applied| applied.plan)
 }
 

@@ -261,11 +261,28 @@ impl Framing {
     }
 }
 
-/// Judges a stream of requests that arrives in pieces of a size.
+/// Reads a stream that arrives in pieces, for comparison with other readers of it.
 #[cfg(fuzzing)]
-pub(super) fn judge(bytes: &[u8], size: usize) -> Checked<()> {
-    let mut framing = Framing::default();
-    bytes.chunks(size).try_for_each(|piece| framing.take(piece))
+pub(super) fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> crate::fuzzing::Reading {
+    let (mut framing, mut reading) = (Framing::default(), crate::fuzzing::Reading::default());
+    for piece in pieces {
+        let before = framing.state;
+        if let Err(why) = framing.take(piece) {
+            reading.fault = Some(why);
+            return reading;
+        }
+        reading.taken += piece.len();
+        let (after, taken) = (framing.state, reading.taken);
+        if before == State::Head && (after != State::Head || framing.kept.is_empty()) {
+            reading.heads.push(taken);
+        }
+        if after == State::Head && framing.kept.is_empty() {
+            reading.messages.push(taken);
+        }
+    }
+    reading.raw = framing.state == State::Raw;
+    reading.left = format!("{:?} {:?}", framing.state, framing.kept);
+    reading
 }
 
 /// A head with its blank line.
@@ -356,7 +373,7 @@ fn request_line(line: &[u8]) -> Checked<(&[u8], bool)> {
 /// `name: value` (RFC 9112, section 5), the value without the space around it.
 fn field(line: &[u8]) -> Checked<(&[u8], &[u8])> {
     let colon = line.iter().position(|&b| b == b':').ok_or("a header line has no colon")?;
-    let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+    let (name, value) = (&line[..colon], without_space(&line[colon + 1..]));
     if name.first().is_some_and(u8::is_ascii_whitespace) {
         return Err("a header is folded over two lines");
     }
@@ -367,6 +384,15 @@ fn field(line: &[u8]) -> Checked<(&[u8], &[u8])> {
         return Err("a header's value has a control character");
     }
     Ok((name, value))
+}
+
+/// A value without the space and the tabs around it, which alone are optional (RFC 9110, section 5.6.3):
+/// a CR there is none of the line's end.
+fn without_space(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 /// What reads headers as variables takes `_` and `-` for one (RFC 3875, section 4.1.18).
@@ -447,6 +473,10 @@ mod tests {
             post("Transfer-Encoding: xchunked\r\n"),
             post("Transfer-Encoding: identity\r\n"),
             post("Transfer-Encoding:\x0bchunked\r\n"),
+            post("Transfer-Encoding:\x0cchunked\r\n"),
+            post("Transfer-Encoding: chunked\r\r\n"),
+            post("Content-Length: 3\r\r\n"),
+            post("X: a\r\r\n"),
             post("Transfer-Encoding : chunked\r\n"),
             post("Content-Length : 3\r\n"),
             post("X: a\r\n Transfer-Encoding: chunked\r\n"),

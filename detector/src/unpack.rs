@@ -1,12 +1,20 @@
 //! Undoes content codings (RFC 9110, section 8.4.1) as bytes arrive, with a bound on what comes out.
 //!
 //! What cannot be undone is an error, so that nothing passes that was not looked at: a coding that
-//! is not known, a text that ends too early, bytes after its end.
+//! is not known, a text that ends too early, bytes after its end, and what makes a decoder panic.
 
 mod brotli;
 mod deflate;
 mod gzip;
 mod zstd;
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+#[cfg(panic = "abort")]
+compile_error!(
+    "what a decoder does with hostile bytes is contained by unwinding: set panic = \"unwind\""
+);
 
 /// The most codings on top of each other.
 pub const MOST_CODINGS: usize = 3;
@@ -37,6 +45,9 @@ pub enum UnpackError {
     /// The text ends too early.
     #[error("the {0} text is cut short")]
     Truncated(&'static str),
+    /// The decoder gave up in a way that it never should.
+    #[error("cannot be undone: its decoder failed")]
+    Broken,
     /// More came out than may.
     #[error("unpacks to too much: more than {MOST_OUTPUT} bytes, or {} times its size", MOST_RATIO.0)]
     TooMuch,
@@ -107,7 +118,7 @@ impl Unpacker {
         self.keep_failing()?;
         for step in piece.chunks(STEP) {
             self.budget.received += step.len() as u64;
-            let fed = feed_through(&mut self.codings, step, out, &mut self.budget);
+            let fed = contained(|| feed_through(&mut self.codings, step, out, &mut self.budget));
             self.note(fed)?;
         }
         Ok(())
@@ -137,6 +148,26 @@ impl Unpacker {
         self.failed = outcome.clone().err();
         outcome
     }
+}
+
+thread_local! {
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread, now, is contained: it fails one text and nothing else. For a panic
+/// hook that otherwise ends the process.
+#[must_use]
+pub fn is_contained() -> bool {
+    CONTAINED.get()
+}
+
+/// Takes a step of decoders, which are large and read what is hostile: should one panic, its text
+/// cannot be undone. Nothing is used again that a panic left half done, since an error stays.
+fn contained(step: impl FnOnce() -> Result<(), UnpackError>) -> Result<(), UnpackError> {
+    let before = CONTAINED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(step));
+    CONTAINED.set(before);
+    outcome.unwrap_or(Err(UnpackError::Broken))
 }
 
 /// What came in from outside, and all that codings made of it.

@@ -163,6 +163,20 @@ fn an_error_stays() {
 }
 
 #[test]
+fn a_panic_fails_the_text_alone() {
+    assert!(!is_contained());
+    let outcome = contained(|| {
+        assert!(is_contained());
+        let nothing: [u8; 0] = [];
+        // What a decoder's mistake looks like.
+        assert_eq!(nothing[std::hint::black_box(7)], 0);
+        Ok(())
+    });
+    assert_eq!(outcome, Err(UnpackError::Broken));
+    assert!(!is_contained());
+}
+
+#[test]
 fn a_body_of_nothing_needs_no_coding() {
     assert_eq!(unpack("gzip", b"", 1), Ok(Vec::new()));
 }

@@ -20,6 +20,10 @@ fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scan");
     group.sample_size(10).throughput(Throughput::Bytes(SIZE as u64));
     for (name, body) in [("rust", rust()), ("base64", base64()), ("random", random(SIZE))] {
+        // A yardstick: what one look at each byte takes on this machine, now.
+        let id = BenchmarkId::new("count of line ends", name);
+        let count = |body: &[u8]| memchr::memchr_iter(b'\n', body).count();
+        group.bench_with_input(id, &body, |b, body| b.iter(|| black_box(count(body))));
         for (with, detector) in [("rules", &rules), ("rules and a value", &both)] {
             let id = BenchmarkId::new(with, name);
             group.bench_with_input(id, &body, |b, body| b.iter(|| black_box(detector.scan(body))));

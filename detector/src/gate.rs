@@ -1,8 +1,17 @@
 //! The gate that nearly every byte stops at: which positions can begin a literal at all.
 //!
-//! A table over hashes of four bytes, case folded: one load a position, none depending on the one
-//! before, so that it keeps up with a network. A second table, over another hash, looks at what passes
-//! the first, and an automaton at what passes both.
+//! Thirty-two positions at a time are looked at by their first four bytes, each by its halves, in either
+//! case; literals are in eight groups by their first byte, so that what is let through by chance is
+//! little. What begins only where a word does is let through only there. Then come a table over hashes
+//! of four bytes, case folded, which alone is asked where there are no such instructions: one load a
+//! position, none depending on the one before. A second table, over another hash, looks at what passes
+//! the first, and an automaton at what passes all.
+
+use std::sync::LazyLock;
+
+use fearless_simd::{Simd, dispatch};
+
+use crate::halves::{self, Halves, LANES};
 
 /// Bits of the first table, which is all that most positions touch: it fits a first-level cache, and
 /// is so large that few positions pass by chance.
@@ -15,6 +24,9 @@ const SLOTS: usize = 1 << 15;
 /// closer look.
 const FOLD: u64 = 0x2020_2020_2020_2020;
 
+/// The bit that tells the cases of a letter apart.
+const CASE: u8 = 0x20;
+
 /// A literal that may begin anywhere.
 const ANYWHERE: u8 = 1;
 /// A literal that begins only where a word does.
@@ -26,11 +38,23 @@ pub(crate) struct Gate {
     first: Box<[u8; 1 << (BITS - 3)]>,
     /// Where its literals may begin.
     second: Box<[u8; SLOTS]>,
+    /// The first four bytes of literals that may begin anywhere, in groups.
+    anywhere: [Halves; 4],
+    /// Of those that begin only where a word does.
+    at_word: [Halves; 4],
 }
+
+/// What words are made of.
+static OF_WORDS: LazyLock<Halves> = LazyLock::new(|| Halves::exactly(is_of_word));
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { first: Box::new([0; 1 << (BITS - 3)]), second: Box::new([0; SLOTS]) }
+        Self {
+            first: Box::new([0; 1 << (BITS - 3)]),
+            second: Box::new([0; SLOTS]),
+            anywhere: [Halves::EMPTY; 4],
+            at_word: [Halves::EMPTY; 4],
+        }
     }
 }
 
@@ -42,6 +66,15 @@ impl Gate {
     /// `at_word` says that it counts only where a word begins.
     pub(crate) fn open(&mut self, literal: &[u8], at_word: bool) {
         let place = if at_word { AT_WORD } else { ANYWHERE };
+        let groups = if at_word { &mut self.at_word } else { &mut self.anywhere };
+        let group = literal.first().map_or(u8::MAX, |byte| 1 << (byte & 7));
+        for (at, sets) in groups.iter_mut().enumerate() {
+            match literal.get(at).filter(|_| literal.len() >= SHORTEST_LITERAL) {
+                // Either case, and whatever else the tables take for it.
+                Some(byte) => [byte | CASE, byte & !CASE].map(|byte| sets.add(byte, group)),
+                None => [sets.add_all(group), ()],
+            };
+        }
         match *literal {
             [a, b, c, d, ..] => self.set([a, b, c, d], place),
             [a, b, c] => (0..=u8::MAX).for_each(|d| self.set([a, b, c, d], place)),
@@ -59,12 +92,74 @@ impl Gate {
         };
         merge(&mut self.first[..], &other.first[..]);
         merge(&mut self.second[..], &other.second[..]);
+        let groups = self.anywhere.iter_mut().chain(&mut self.at_word);
+        groups
+            .zip(other.anywhere.iter().chain(&other.at_word))
+            .for_each(|(mine, theirs)| mine.merge(theirs));
     }
 
     /// The first position from `from` on and before `until` at which a literal may begin. The last
     /// three bytes of the text are not looked at.
     pub(crate) fn next(&self, text: &[u8], from: usize, until: usize) -> Option<usize> {
         let until = until.min(text.len().saturating_sub(3));
+        if from >= until {
+            return None;
+        }
+        match halves::level() {
+            Some(level) => dispatch!(level, simd => self.next_of_blocks(simd, text, from, until)),
+            None => self.next_one_by_one(text, from, until),
+        }
+    }
+
+    #[inline(always)]
+    fn next_of_blocks<S: Simd>(
+        &self,
+        simd: S,
+        text: &[u8],
+        from: usize,
+        until: usize,
+    ) -> Option<usize> {
+        let of_words = &*OF_WORDS;
+        let mut padded = [0; LANES + 3];
+        for at in (from..until).step_by(LANES) {
+            let block = text.get(at..at + LANES + 3).unwrap_or_else(|| {
+                let rest = &text[at..];
+                padded[..rest.len()].copy_from_slice(rest);
+                &padded
+            });
+            let bytes = halves::load(simd, block, 0);
+            let split = halves::split(simd, bytes);
+            let mut anywhere = self.anywhere[0].of(simd, split);
+            let mut at_word = self.at_word[0].of(simd, split);
+            for next in 1..4 {
+                let split = halves::split(simd, halves::load(simd, block, next));
+                anywhere &= self.anywhere[next].of(simd, split);
+                at_word &= self.at_word[next].of(simd, split);
+            }
+            // What each position has before it, those before the block from the text.
+            let before = |back: usize, is: fn(u8) -> bool| {
+                u32::from(at.checked_sub(back).is_some_and(|before| is(text[before])))
+            };
+            let is_backslash = |byte| byte == b'\\';
+            let in_word =
+                halves::not_zero(simd, of_words.of(simd, split)) << 1 | before(1, is_of_word);
+            let escapes = halves::equal(simd, bytes, b'\\');
+            let escaped = escapes << 2 | before(1, is_backslash) << 1 | before(2, is_backslash);
+            let words = halves::not_zero(simd, at_word) & (!in_word | escaped);
+            let beyond = LANES.saturating_sub(until - at);
+            let mut passing = (halves::not_zero(simd, anywhere) | words) & (u32::MAX >> beyond);
+            while passing != 0 {
+                let position = at + passing.trailing_zeros() as usize;
+                if self.passes(text, position) {
+                    return Some(position);
+                }
+                passing &= passing - 1;
+            }
+        }
+        None
+    }
+
+    fn next_one_by_one(&self, text: &[u8], from: usize, until: usize) -> Option<usize> {
         let mut at = from;
         // Eight positions at a time, so that there is one branch for them all.
         while at + 8 <= until {
@@ -120,9 +215,13 @@ impl Gate {
 pub(crate) fn begins_word(before: &[u8]) -> bool {
     match before {
         [.., b'\\', b'n' | b'r' | b't'] => true,
-        [.., last] => !(last.is_ascii_alphanumeric() || *last == b'_'),
+        [.., last] => !is_of_word(*last),
         [] => true,
     }
+}
+
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
 /// Two words of eight bytes, the second four bytes after the first, folded.
@@ -166,6 +265,35 @@ mod tests {
             }
         }
         assert_eq!(gate.next(b"ghp", 0, 3), None);
+    }
+
+    #[test]
+    fn many_positions_at_once_are_judged_as_each_is_alone() {
+        let mut gate = Gate::default();
+        for (literal, at_word) in
+            [(&b"sk_live"[..], true), (b"eyj", true), (b"://", false), (b"-----begin", false)]
+        {
+            gate.open(literal, at_word);
+        }
+        // Parts of literals and what stands before them, in an order that repeats late.
+        let parts =
+            ["sk_l", "eyJ", "://", "-----", "\\n", "n", "_", " ", "SK_Live", "\u{e4}", "\\"];
+        let mut state = 7_usize;
+        let mut text = String::new();
+        while text.len() < 20_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            text.push_str(parts[(state >> 33) % parts.len()]);
+        }
+        let text = text.as_bytes();
+        for (from, until) in [(0, text.len()), (1, text.len()), (33, 9_000), (100, 131)] {
+            let each = |next: &dyn Fn(usize) -> Option<usize>| -> Vec<usize> {
+                std::iter::successors(next(from), |at| next(at + 1)).collect()
+            };
+            let found = each(&|at| gate.next(text, at, until));
+            let one_by_one = each(&|at| gate.next_one_by_one(text, at, until.min(text.len() - 3)));
+            assert_eq!(found, one_by_one);
+            assert!(found.len() > (until - from) / 100);
+        }
     }
 
     #[test]

@@ -183,6 +183,12 @@ impl Level {
         self.advance(engine)
     }
 
+    /// Takes the last piece and the end at once.
+    pub(crate) fn feed_last(&mut self, engine: &Engine, piece: &[u8]) -> Vec<Finding> {
+        self.text.push(piece);
+        self.finish(engine)
+    }
+
     /// No finding that is still to come begins before this offset.
     pub(crate) fn settled(&self) -> u64 {
         self.settled

@@ -26,6 +26,7 @@
 
 mod escapes;
 mod gate;
+mod halves;
 mod level;
 mod mask;
 mod rules;

@@ -5,7 +5,9 @@
 //! four (two) characters on: that costs a few passes over runs, and no pass over anything else.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
+use crate::halves::{Halves, Word};
 use crate::level::{Engine, Level, Pool};
 use crate::text::{Origins, Text};
 use crate::{Finding, Layer};
@@ -43,6 +45,12 @@ const HEX: [u8; 256] = {
     table
 };
 
+/// The same two sets of characters, for many at once.
+static IN_BASE64: LazyLock<Halves> =
+    LazyLock::new(|| Halves::exactly(|byte| BASE64[usize::from(byte)] != NO));
+static IN_HEX: LazyLock<Halves> =
+    LazyLock::new(|| Halves::exactly(|byte| HEX[usize::from(byte)] != NO));
+
 /// Up to this many characters, a run of Base64 that lacks capitals or small letters is taken for words
 /// and not decoded. Longer ones always are.
 pub(crate) const WORDS: usize = 512;
@@ -51,6 +59,7 @@ pub(crate) const WORDS: usize = 512;
 pub(crate) struct Runs {
     layer: Layer,
     table: &'static [u8; 256],
+    alphabet: &'static Halves,
     /// How many characters are decoded to how many bytes.
     group: (usize, usize),
     /// Where the word begins that is being looked at; all before is done with.
@@ -96,11 +105,11 @@ enum After {
 
 impl Runs {
     pub(crate) fn new(layer: Layer) -> Self {
-        let (table, group) = match layer {
-            Layer::Hex => (&HEX, (2, 1)),
-            _ => (&BASE64, (4, 3)),
+        let (table, alphabet, group) = match layer {
+            Layer::Hex => (&HEX, &*IN_HEX, (2, 1)),
+            _ => (&BASE64, &*IN_BASE64, (4, 3)),
         };
-        Self { layer, table, group, from: 0, known: 0, open: false, run: Run::default() }
+        Self { layer, table, alphabet, group, from: 0, known: 0, open: false, run: Run::default() }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -169,15 +178,16 @@ impl Runs {
     /// across it, so most bytes are never looked at.
     fn search(&mut self, text: &Text, shortest: usize) -> bool {
         let (bytes, base) = text.all();
-        let (mut from, mut known) = (text.index(self.from), text.index(self.known));
-        let opens = loop {
-            let Some(word) = bytes.get(known..from + shortest) else { break false };
+        let mut word = Word { from: text.index(self.from), known: text.index(self.known) };
+        let mut opens = self.alphabet.find_word(bytes, &mut word, shortest);
+        let Word { mut from, mut known } = word;
+        while !opens && let Some(word) = bytes.get(known..from + shortest) {
             let end = from + shortest;
             match last_blank(word).or_else(|| word.iter().rposition(|b| !self.is_one(*b))) {
                 Some(at) => (from, known) = (known + at + 1, end),
-                None => break true,
+                None => opens = true,
             }
-        };
+        }
         (self.from, self.known) = (base + from as u64, base + known as u64);
         if opens {
             let run = &mut self.run;
@@ -194,8 +204,9 @@ impl Runs {
         let run = &mut self.run;
         loop {
             let rest = text.slice(run.taken..u64::MAX);
-            let word =
-                rest.iter().position(|b| self.table[usize::from(*b)] == NO).unwrap_or(rest.len());
+            let many = self.alphabet.count_ahead(rest);
+            let few = rest[many..].iter().position(|b| self.table[usize::from(*b)] == NO);
+            let word = few.map_or(rest.len(), |few| many + few);
             run.units.extend(rest[..word].iter().map(|b| self.table[usize::from(*b)]));
             run.taken += word as u64;
             match after(&rest[word..], self.table, text.ended) {
@@ -242,10 +253,11 @@ impl Runs {
             if over {
                 decode_last(self.layer, &rest[whole..], &mut bytes);
             }
-            let mut below = phase.level.feed(engine, &bytes);
-            if over {
-                below.extend(phase.level.finish(engine));
-            }
+            let below = if over {
+                phase.level.feed_last(engine, &bytes)
+            } else {
+                phase.level.feed(engine, &bytes)
+            };
             for mut finding in below {
                 finding.span = self.origin_of(phase, &finding.span);
                 finding.layers.insert(0, self.layer);

@@ -12,8 +12,17 @@ use libfuzzer_sys::fuzz_target;
 
 /// As long as values are that the decoder finds by itself, and one that is shorter.
 const SECRETS: [&str; 2] = ["fuzzing-secret:0123456789", "q7!Zr2wX"];
-/// Made up; it has the form of a token of GitHub's.
-const TOKEN: &str = "ghp_aB3dE5gH7jK9mN1pQ2sT4vW6yZ8caB3dE5gH";
+/// Made up; they have the forms of tokens of two kinds, one that begins with few letters and one with many.
+const TOKENS: [(&str, &str); 2] = [
+    ("github-pat", "ghp_aB3dE5gH7jK9mN1pQ2sT4vW6yZ8caB3dE5gH"),
+    (
+        "slack-webhook-url",
+        "hooks.slack.com/services/T0aB3dE5gH7/B0jK9mN1pQ2/sT4vW6yZ8cX0aB3dE5gH7jK9",
+    ),
+];
+
+/// Longer inputs take long in single bytes, and find nothing else.
+const LONGEST: usize = 1 << 10;
 
 /// Rules of every kind: by prefix, near a keyword, everywhere, with an eye on the line.
 const MORE: &str = r"
@@ -41,7 +50,7 @@ static DETECTORS: LazyLock<[Detector; 2]> = LazyLock::new(|| {
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (seed, bytes) = input;
-    let (text, planted) = plant(bytes);
+    let (text, planted) = plant(&bytes[..bytes.len().min(LONGEST)]);
     let detector = &DETECTORS[usize::from(seed & 1)];
     let whole = sorted(detector.scan(&text));
     let mut stream = detector.stream();
@@ -84,7 +93,8 @@ fn plant(bytes: &[u8]) -> (Vec<u8>, Vec<(What, u64, u64)>) {
         };
         let secret = SECRETS[usize::from(way) / 7 % 2];
         let (what, encoded) = if way >= 14 {
-            (What::Rule("github-pat".into()), TOKEN.as_bytes().to_vec())
+            let (rule, token) = TOKENS[usize::from(way) % 2];
+            (What::Rule(rule.into()), token.as_bytes().to_vec())
         } else {
             (What::Value(secret.into()), encode(way % 7, secret.as_bytes()))
         };

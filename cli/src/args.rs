@@ -51,6 +51,10 @@ pub enum Command {
     Init(commands::init::Init),
     /// Check what bottle needs of this host
     Doctor(commands::doctor::Doctor),
+    /// Start an agent and join it
+    Start(Box<commands::start::Start>),
+    /// Carry on with a session
+    Resume(commands::start::Resume),
     /// Make a plan and print it as JSON
     Plan(commands::plan::Plan),
     /// Show a plan
@@ -63,6 +67,18 @@ pub enum Command {
     Digest(commands::digest::Digest),
     /// Carry out a plan
     Apply(commands::apply::Apply),
+    /// List sessions and how they fare
+    List(commands::list::List),
+    /// Join the agent of a session
+    Attach(commands::attach::Attach),
+    /// Run a program beside the agent
+    Exec(commands::exec::Exec),
+    /// Print what an agent or a sidecar printed
+    Logs(commands::logs::Logs),
+    /// Stop a session; nothing of it goes
+    Stop(commands::stop::Stop),
+    /// Wait until an agent has ended
+    Wait(commands::wait::Wait),
     /// List what a session was refused, and what would allow it
     Blocked(commands::blocked::Blocked),
     /// Allow a running session one rule more

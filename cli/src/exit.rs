@@ -3,33 +3,34 @@
 use std::process::ExitCode;
 
 /// How the program ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// All went well.
-    Ok = 0,
+    Ok,
     /// It could not be done; standard error says why.
-    Error = 1,
+    Error,
     /// There are changes, and `--detailed-exitcode` or `--fail-on` asked to be told.
-    Changes = 2,
+    Changes,
     /// The plan does not fit the host any more, or a requirement does not hold.
-    Stale = 10,
+    Stale,
     /// Lint, approval or policy refused.
-    Refused = 11,
+    Refused,
     /// Some actions were done and some were not.
-    Partial = 12,
+    Partial,
     /// The plan is of a version that this build does not read.
-    Version = 13,
+    Version,
     /// The command line is wrong (`EX_USAGE` of sysexits.h).
-    Usage = 64,
+    Usage,
     /// A bug in `bottle` itself (`EX_SOFTWARE` of sysexits.h).
-    Bug = 70,
+    Bug,
     /// Interrupted by Ctrl-C (128 + SIGINT).
-    Interrupted = 130,
+    Interrupted,
+    /// How a program in a container ended, passed on.
+    Theirs(u8),
 }
 
 impl Exit {
-    /// Every code, in order.
+    /// Every code of bottle's own, in order.
     pub const ALL: [Self; 10] = [
         Self::Ok,
         Self::Error,
@@ -46,7 +47,25 @@ impl Exit {
     /// The number.
     #[must_use]
     pub const fn code(self) -> u8 {
-        self as u8
+        match self {
+            Self::Ok => 0,
+            Self::Error => 1,
+            Self::Changes => 2,
+            Self::Stale => 10,
+            Self::Refused => 11,
+            Self::Partial => 12,
+            Self::Version => 13,
+            Self::Usage => 64,
+            Self::Bug => 70,
+            Self::Interrupted => 130,
+            Self::Theirs(code) => code,
+        }
+    }
+
+    /// The exit code of a program in a container.
+    #[must_use]
+    pub fn theirs(code: i64) -> Self {
+        u8::try_from(code & 0xff).map_or(Self::Bug, Self::Theirs)
     }
 
     /// What it means, as the help has it.
@@ -63,6 +82,7 @@ impl Exit {
             Self::Usage => "the command line is wrong",
             Self::Bug => "a bug in bottle",
             Self::Interrupted => "interrupted",
+            Self::Theirs(_) => "how the program in the container ended",
         }
     }
 
@@ -71,7 +91,11 @@ impl Exit {
     pub fn table() -> String {
         let rows: Vec<String> =
             Self::ALL.iter().map(|e| format!("  {:>3}  {}", e.code(), e.meaning())).collect();
-        format!("Exit codes:\n{}", rows.join("\n"))
+        format!(
+            "Exit codes:\n{}\n  any  of start, resume, attach, exec and wait: how the program in the \
+             container ended",
+            rows.join("\n")
+        )
     }
 }
 

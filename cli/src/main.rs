@@ -9,6 +9,7 @@ mod decision_log;
 mod env;
 mod exit;
 mod failure;
+mod join;
 mod leak_rules;
 mod live;
 mod load;
@@ -18,8 +19,10 @@ mod own_binary;
 mod plan_file;
 mod prove;
 mod request;
+mod running;
 mod save;
 mod sessions;
+mod terminal;
 mod world;
 
 use std::process::ExitCode;

@@ -9,6 +9,7 @@ use bottle_planner::manifest::{Content, Diagnostic, Severity, Source};
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
+use crate::terminal;
 
 /// The most that one diagnostic repeats of a line of source, in characters.
 const EXCERPT: usize = 120;
@@ -96,6 +97,20 @@ impl Printer {
     pub fn event(&mut self, line: &str) {
         // Nobody is left to be told, and the work itself goes on.
         let _ = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
+    }
+
+    /// What a program in a container prints, as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::data`].
+    pub fn pass(&mut self, bytes: &[u8], is_error: bool) -> Result<(), Failure> {
+        let to = if is_error { &mut self.err } else { &mut self.out };
+        match to.write_all(bytes).and_then(|()| to.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::silent(Exit::Ok)),
+            Err(error) => Err(Failure::error("could not write what it prints").because(&error)),
+        }
     }
 
     /// Talk: one line or more on standard error.
@@ -231,6 +246,7 @@ pub fn report_panics() {
             env!("CARGO_PKG_VERSION"),
             visible(what),
         );
+        terminal::restore();
         // Nothing can be done about a standard error that is gone.
         let _ = io::stderr().write_all(text.as_bytes());
         #[expect(clippy::exit, reason = "the one way to end with a code of our own from a panic")]

@@ -52,6 +52,12 @@ impl Sessions {
         planned(&self.folder)
     }
 
+    /// The records in history, by name.
+    #[must_use]
+    pub fn ended(&self) -> Vec<Identity> {
+        planned(&self.history)
+    }
+
     /// The record of a session, live or ended; live ones come first.
     pub fn record(&self, text: &str) -> Result<Record, Failure> {
         let failure = match self.find(text) {

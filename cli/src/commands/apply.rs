@@ -158,7 +158,7 @@ pub enum Approval {
 }
 
 /// What the flags say about approval.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Consent {
     /// `--expect` named this plan.
     pub expected: bool,

@@ -1,6 +1,7 @@
 //! `bottle destroy`: the end of a session, as a plan like any other.
 
 use bottle_planner::resolve::plan_destroy;
+use bottle_planner::words::Identity;
 use clap::Args;
 
 use super::apply::{Consent, checked};
@@ -34,6 +35,12 @@ pub struct Destroy {
     json: bool,
 }
 
+/// Takes down a session that has nothing to lose.
+pub fn without_asking(identity: &Identity, context: &mut Context) -> Result<Exit, Failure> {
+    let args = Destroy { id: identity.to_string(), yes: true, plan_only: false, json: false };
+    run(&args, context)
+}
+
 /// Runs the command.
 pub fn run(args: &Destroy, context: &mut Context) -> Result<Exit, Failure> {
     let manifest = ManifestArgs::default();
@@ -63,13 +70,7 @@ pub fn run(args: &Destroy, context: &mut Context) -> Result<Exit, Failure> {
         secrets: &[],
     };
     carry_out::check(&job)?;
-    let consent = Consent {
-        expected: false,
-        locked: false,
-        yes: args.yes,
-        rollback: false,
-        redeliver: false,
-    };
+    let consent = Consent { yes: args.yes, ..Consent::default() };
     let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
     job.confirmed = confirmed.as_ref();
     // Counted before the record moves. That the log cannot be read keeps nothing from ending.

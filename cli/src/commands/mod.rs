@@ -2,6 +2,7 @@
 
 pub mod allow;
 pub mod apply;
+pub mod attach;
 pub mod blocked;
 pub mod completions;
 pub mod destroy;
@@ -9,9 +10,12 @@ pub mod diff;
 pub mod digest;
 pub mod doctor;
 pub mod egress;
+pub mod exec;
 pub mod init;
 pub mod lint;
+pub mod list;
 pub mod lock;
+pub mod logs;
 pub mod plan;
 pub mod presets;
 pub mod probe;
@@ -19,6 +23,9 @@ pub mod prove;
 pub mod schema;
 pub mod show;
 pub mod sidecar;
+pub mod start;
+pub mod stop;
+pub mod wait;
 
 use std::process::ExitCode;
 
@@ -39,6 +46,14 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Lint(args) => lint::run(&args, context),
         Command::Digest(args) => digest::run(&args, context),
         Command::Apply(args) => apply::run(&args, context),
+        Command::Start(args) => start::run(&args, context),
+        Command::Resume(args) => start::resume(&args, context),
+        Command::List(args) => list::run(&args, context),
+        Command::Attach(args) => attach::run(&args, context),
+        Command::Exec(args) => exec::run(&args, context),
+        Command::Logs(args) => logs::run(&args, context),
+        Command::Stop(args) => stop::run(&args, context),
+        Command::Wait(args) => wait::run(&args, context),
         Command::Blocked(args) => blocked::run(&args, context),
         Command::Allow(args) => allow::run(&args, context),
         Command::Egress(args) => egress::run(&args, context),

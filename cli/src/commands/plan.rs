@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use bottle_planner::escape::visible;
 use bottle_planner::plan::Plan as PlanDocument;
+use bottle_planner::policy::Manifest;
 use bottle_planner::resolve::{Inputs, plan, plan_digest};
 use bottle_planner::show;
+use bottle_planner::spec::Spec;
 use chrono::Utc;
 use clap::{Args, ValueEnum};
 
@@ -108,11 +110,7 @@ pub fn run(args: &Plan, context: &mut Context) -> Result<Exit, Failure> {
 
 /// Reads manifest, request and host; `None` if only the request was to be printed.
 fn gather(args: &Plan, context: &mut Context) -> Result<Option<Inputs>, Failure> {
-    let sessions = Sessions::of(&context.env.state_root()?);
-    let draft = request::draft(&args.request, context.env, &sessions, Utc::now)?;
-    let read = world::manifest(context, &args.manifest, draft.folder().as_deref())?;
-    let agent = world::agent(&mut context.printer, &read, &draft)?;
-    let mut spec = draft.with_agent(agent);
+    let (manifest, mut spec) = asked(&args.request, &args.manifest, context)?;
     spec.offline = args.snapshot.is_some();
     if args.print_spec {
         context.printer.data(&super::pretty(&spec)?)?;
@@ -120,9 +118,22 @@ fn gather(args: &Plan, context: &mut Context) -> Result<Option<Inputs>, Failure>
     }
     let snapshot = match &args.snapshot {
         Some(file) => world::stored_snapshot(file)?,
-        None => world::snapshot(context, &args.manifest, &read.manifest, &spec)?,
+        None => world::snapshot(context, &args.manifest, &manifest, &spec)?,
     };
-    Ok(Some(Inputs { manifest: read.manifest, spec, snapshot }))
+    Ok(Some(Inputs { manifest, spec, snapshot }))
+}
+
+/// The manifest, and what is asked of it.
+pub fn asked(
+    request: &RequestArgs,
+    manifest: &ManifestArgs,
+    context: &mut Context,
+) -> Result<(Manifest, Spec), Failure> {
+    let sessions = Sessions::of(&context.env.state_root()?);
+    let draft = request::draft(request, context.env, &sessions, Utc::now)?;
+    let read = world::manifest(context, manifest, draft.folder().as_deref())?;
+    let agent = world::agent(&mut context.printer, &read, &draft)?;
+    Ok((read.manifest, draft.with_agent(agent)))
 }
 
 /// Says what was planned: at length to a person, on a line to a log.

@@ -5,6 +5,8 @@
 //! Written against API 1.41 (Docker 20.10) and negotiated down from what bollard knows; never
 //! above what the engine speaks.
 
+mod console;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

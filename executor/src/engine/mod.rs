@@ -3,6 +3,7 @@
 //! Two implementations: [`docker`], which is real, and [`memory`], which carries properties and
 //! faults. Both take the plan's own types, so that what is asked is exactly what was reviewed.
 
+pub mod console;
 pub mod docker;
 pub mod memory;
 mod ping;

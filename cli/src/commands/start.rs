@@ -1,0 +1,204 @@
+//! `bottle start` and `bottle resume`: plan, preflight, apply, attach, and the end.
+
+use bottle_planner::plan::Plan;
+use bottle_planner::policy::{Manifest, WorkspaceMode};
+use bottle_planner::resolve::{Inputs, plan};
+use bottle_planner::spec::Spec;
+use bottle_planner::words::Identity;
+use clap::Args;
+
+use super::apply::{Consent, checked};
+use super::attach::{KeysArgs, attach};
+use super::destroy;
+use super::plan::asked;
+use crate::args::ManifestArgs;
+use crate::carry_out::{self, Job};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::leak_rules;
+use crate::plan_file::PlanText;
+use crate::request::RequestArgs;
+use crate::running::Running;
+use crate::sessions::Sessions;
+use crate::world;
+
+/// How often a launch is planned again when somebody else took what was planned: a subnet, a name.
+const TRIES: usize = 5;
+
+/// Starts an agent: plans a session, shows what it may do, asks, carries the plan out and joins the
+/// agent.
+///
+/// The same as `bottle plan`, `bottle apply` and `bottle attach` one after another. Where the agent
+/// ends well and left no work behind, its session ends too and its record moves to history; else
+/// everything is kept, and `bottle resume` carries on. If the session does not come up, what was
+/// made for it is undone.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bottle start dev\n  \
+    bottle start dev --workspace clone --task @todo.md --yes\n  \
+    bottle start dev --detach --name night-shift; bottle attach night-shift\n  \
+    bottle start dev -- --model opus         arguments for the agent's command")]
+pub struct Start {
+    #[command(flatten)]
+    request: RequestArgs,
+    #[command(flatten)]
+    launch: LaunchArgs,
+    #[command(flatten)]
+    manifest: ManifestArgs,
+}
+
+/// Carries on with a session that was stopped or whose agent has ended, with the agent's own way
+/// to go on from where it was.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bottle resume                    the last session\n  \
+    bottle resume dev-ab12c --task 'go on with the tests' --yes")]
+pub struct Resume {
+    /// The session: its ID, a unique beginning of it, or `@last`
+    #[arg(default_value = "@last")]
+    id: String,
+    /// Work for a run without a terminal; @FILE reads it from a file
+    #[arg(long, value_name = "TEXT|@FILE")]
+    task: Option<String>,
+    #[command(flatten)]
+    launch: LaunchArgs,
+    #[command(flatten)]
+    manifest: ManifestArgs,
+}
+
+/// How a session is begun.
+#[derive(Debug, Args)]
+struct LaunchArgs {
+    /// Approve without asking
+    #[arg(short, long, help_heading = "Launch")]
+    yes: bool,
+    /// Leave the agent to itself once it runs
+    #[arg(short, long, help_heading = "Launch")]
+    detach: bool,
+    #[command(flatten)]
+    keys: KeysArgs,
+}
+
+/// Runs `bottle start`.
+pub fn run(args: &Start, context: &mut Context) -> Result<Exit, Failure> {
+    let asked = asked(&args.request, &args.manifest, context)?;
+    launch(&args.launch, &args.manifest, asked, context)
+}
+
+/// Runs `bottle resume`.
+pub fn resume(args: &Resume, context: &mut Context) -> Result<Exit, Failure> {
+    let identity = Sessions::of(&context.env.state_root()?).find(&args.id)?;
+    let request = RequestArgs {
+        identity: Some(identity.to_string()),
+        resume: true,
+        task: args.task.clone(),
+        ..RequestArgs::default()
+    };
+    let asked = asked(&request, &args.manifest, context)?;
+    launch(&args.launch, &args.manifest, asked, context)
+}
+
+fn launch(
+    args: &LaunchArgs,
+    manifest_args: &ManifestArgs,
+    (manifest, spec): (Manifest, Spec),
+    context: &mut Context,
+) -> Result<Exit, Failure> {
+    let keys = args.keys.parse()?;
+    let roots = context.roots(manifest_args)?;
+    let sessions = Sessions::of(&roots.root);
+    let mut approved: Option<Plan> = None;
+    let mut tries = 0;
+    let identity = loop {
+        tries += 1;
+        let (inputs, text, plan) = planned(&manifest, &spec, manifest_args, context)?;
+        let is_new = sessions.plan_text(&plan.identity)?.is_none();
+        let mut job = Job {
+            plan: &plan,
+            text: &text.text,
+            digest: &text.digest,
+            inputs: Some(&inputs),
+            roots: &roots,
+            workspace: plan.session.workspace.as_ref().map(|place| &place.host),
+            confirmed: None,
+            rollback: false,
+            redeliver: false,
+            json: false,
+            secrets: &[],
+        };
+        carry_out::check(&job)?;
+        // What was approved once is not asked again where only what was minted for it differs.
+        let same = approved.as_ref().is_some_and(|before| {
+            before.grants == plan.grants && before.spec == plan.spec && before.parent == plan.parent
+        });
+        let consent = Consent { yes: args.yes || same, ..Consent::default() };
+        let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
+        job.confirmed = confirmed.as_ref();
+        match carry_out::carry_out(&job, context) {
+            Ok(_) => break plan.identity.clone(),
+            Err(failure) if failure.exit == Exit::Stale && tries < TRIES => {
+                context.printer.say("something else took what was planned; planning again");
+                approved = Some(plan.clone());
+            }
+            Err(failure) => {
+                let begun = sessions.plan_text(&plan.identity)?.is_some();
+                if is_new && begun && failure.exit != Exit::Interrupted {
+                    job.rollback = true;
+                    undo(&job, context);
+                }
+                return Err(failure);
+            }
+        }
+    };
+    let running = Running::find(identity.as_str(), context)?;
+    if args.detach {
+        context.printer.say(&format!("It runs; `bottle attach {identity}` joins it"));
+        return Ok(Exit::Ok);
+    }
+    let exit = attach(&running, keys, true, context)?;
+    drop(running);
+    ended(&identity, exit, context)
+}
+
+/// One plan of the launch, its inputs and its text.
+fn planned(
+    manifest: &Manifest,
+    spec: &Spec,
+    manifest_args: &ManifestArgs,
+    context: &mut Context,
+) -> Result<(String, PlanText, Plan), Failure> {
+    let snapshot = world::snapshot(context, manifest_args, manifest, spec)?;
+    let made = plan(manifest, spec, &snapshot).map_err(Failure::from_plan)?;
+    leak_rules::of_manifest(&made.grants, manifest)?;
+    let inputs = Inputs { manifest: manifest.clone(), spec: spec.clone(), snapshot };
+    let text = PlanText::stored(super::pretty(&made)?)?;
+    let checked = checked(&text, None)?;
+    Ok((super::pretty(&inputs)?, text, checked))
+}
+
+/// Undoes what was made; what cannot be undone is told beside the failure that led here.
+fn undo(job: &Job<'_>, context: &mut Context) {
+    context.printer.say("undoing what was made");
+    if let Err(failure) = carry_out::carry_out(job, context) {
+        context.printer.failure(&failure);
+    }
+}
+
+/// What becomes of a session whose agent has ended, or goes on without us.
+fn ended(identity: &Identity, exit: Exit, context: &mut Context) -> Result<Exit, Failure> {
+    let running = Running::find(identity.as_str(), context)?;
+    if running.is_up(bottle_planner::words::Role::Agent).is_ok() {
+        return Ok(exit);
+    }
+    let mode = running.plan.session.workspace.as_ref().map(|place| place.mode);
+    let leaves_work = matches!(mode, Some(WorkspaceMode::Copy | WorkspaceMode::Clone));
+    drop(running);
+    if exit == Exit::Theirs(0) && !leaves_work {
+        destroy::without_asking(identity, context)?;
+    } else {
+        context.printer.say(&format!(
+            "Everything of session {identity} is kept: `bottle resume {identity}` carries on, \
+             `bottle destroy {identity}` ends it"
+        ));
+    }
+    Ok(exit)
+}

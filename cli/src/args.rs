@@ -85,6 +85,8 @@ pub enum Command {
     Allow(Box<commands::allow::Allow>),
     /// Show what a session's way out decided, and its routes
     Egress(commands::egress::Egress),
+    /// Show what was fetched and pushed through a session's git gate
+    Git(commands::git::Git),
     /// Take a session down
     Destroy(commands::destroy::Destroy),
     /// Try to get out of a bottle in every known way, and say what happened

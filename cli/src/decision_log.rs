@@ -1,5 +1,5 @@
-//! The decision log of one session, as egress wrote it: `egress/out/decisions.1.jsonl` and then
-//! `decisions.jsonl`, read within a bound and without following a link.
+//! The decision log of one session, as egress or the git gate wrote it: `<role>/out/decisions.1.jsonl`
+//! and then `decisions.jsonl`, read within a bound and without following a link.
 //!
 //! What is in it may come from an agent, down to the last byte: a line that is no decision is
 //! counted and passed over.
@@ -8,30 +8,40 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use bottle_planner::decision::Decision;
+use bottle_planner::words::Role;
 use rustix::fs::OFlags;
 
 use crate::failure::Failure;
+use crate::sessions::Record;
 
 /// The most bytes that are read of one file, from its end: egress itself stops at a quarter.
 const MOST: u64 = 32 << 20;
 /// The most bytes of one line.
 const LONGEST: usize = 64 << 10;
+/// How often a log that is followed is looked at.
+const PAUSE: Duration = Duration::from_millis(250);
 /// The older file first.
 const FILES: [&str; 2] = ["decisions.1.jsonl", "decisions.jsonl"];
 
-/// Where a session's egress writes.
+/// Where a sidecar of a session writes.
 #[must_use]
-pub fn folder(record: &Path) -> PathBuf {
-    record.join("egress/out")
+pub fn folder(record: &Path, role: Role) -> PathBuf {
+    record.join(role.as_str()).join("out")
 }
 
 /// Reads the whole log of a session's record; answers how many lines were no decisions.
-pub fn each(record: &Path, mut take: impl FnMut(&str, Decision)) -> Result<u64, Failure> {
+pub fn each(
+    record: &Path,
+    role: Role,
+    mut take: impl FnMut(&str, Decision),
+) -> Result<u64, Failure> {
     let mut skipped = 0;
     for name in FILES {
-        let path = folder(record).join(name);
+        let path = folder(record, role).join(name);
         let read = match open(&path) {
             Ok(mut file) => tail(&mut file),
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -46,6 +56,35 @@ pub fn each(record: &Path, mut take: impl FnMut(&str, Decision)) -> Result<u64, 
     Ok(skipped)
 }
 
+/// Hands the decisions of a session on in batches, and with `follow` goes on as they are made, until
+/// the session's end; answers how many lines were no decisions.
+pub fn watch(
+    record: &Record,
+    role: Role,
+    follow: bool,
+    mut tell: impl FnMut(Vec<(String, Decision)>) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    let mut batch = Vec::new();
+    if !follow || record.ended {
+        let skipped =
+            each(&record.folder, role, |raw, decision| batch.push((raw.to_owned(), decision)))?;
+        tell(batch)?;
+        return Ok(skipped);
+    }
+    let mut follower = Follower::new(&record.folder, role, |raw, decision| {
+        batch.push((raw.to_owned(), decision));
+    })?;
+    tell(std::mem::take(&mut batch))?;
+    loop {
+        sleep(PAUSE);
+        let goes_on = follower.more(|raw, decision| batch.push((raw.to_owned(), decision)))?;
+        tell(std::mem::take(&mut batch))?;
+        if !goes_on {
+            return Ok(0);
+        }
+    }
+}
+
 /// A log that is still being written: what was added since it was last asked.
 pub struct Follower {
     path: PathBuf,
@@ -55,15 +94,19 @@ pub struct Follower {
 
 impl Follower {
     /// Follows the log from its beginning, the older file included.
-    pub fn new(record: &Path, mut take: impl FnMut(&str, Decision)) -> Result<Self, Failure> {
-        let old = folder(record).join(FILES[0]);
+    pub fn new(
+        record: &Path,
+        role: Role,
+        mut take: impl FnMut(&str, Decision),
+    ) -> Result<Self, Failure> {
+        let old = folder(record, role).join(FILES[0]);
         if let Ok(mut file) = open(&old) {
             let bytes = tail(&mut file).map_err(|error| cannot_read(&old, &error))?;
             let mut lines = Lines::default();
             lines.feed(&bytes, &mut take);
             lines.end(&mut take);
         }
-        let path = folder(record).join(FILES[1]);
+        let path = folder(record, role).join(FILES[1]);
         let mut follower = Self { path, file: None, lines: Lines::default() };
         follower.more(take)?;
         Ok(follower)
@@ -189,8 +232,8 @@ pub(crate) mod tests {
 
     fn record() -> (tempfile::TempDir, PathBuf) {
         let record = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder(record.path())).unwrap();
-        let out = folder(record.path());
+        fs::create_dir_all(folder(record.path(), Role::Egress)).unwrap();
+        let out = folder(record.path(), Role::Egress);
         (record, out)
     }
 
@@ -198,7 +241,11 @@ pub(crate) mod tests {
     fn both_files_in_order_and_garbage_passed_over() {
         let (record, out) = record();
         let mut hosts = Vec::new();
-        assert_eq!(each(record.path(), |_, d| hosts.push(d.host)).unwrap(), 0, "no log yet");
+        assert_eq!(
+            each(record.path(), Role::Egress, |_, d| hosts.push(d.host)).unwrap(),
+            0,
+            "no log yet"
+        );
         fs::write(out.join(FILES[0]), line("one.test", "refuse")).unwrap();
         let mut bytes = line("two.test", "allow").into_bytes();
         bytes.extend(b"{\"time\": \"torn\n\xff\xfe\n\n");
@@ -206,7 +253,7 @@ pub(crate) mod tests {
         bytes.extend(b"\n");
         bytes.extend(line("three.test", "refuse").trim_end().as_bytes());
         fs::write(out.join(FILES[1]), bytes).unwrap();
-        assert_eq!(each(record.path(), |_, d| hosts.push(d.host)).unwrap(), 3);
+        assert_eq!(each(record.path(), Role::Egress, |_, d| hosts.push(d.host)).unwrap(), 3);
         assert_eq!(hosts, ["one.test", "two.test", "three.test"]);
     }
 
@@ -214,7 +261,7 @@ pub(crate) mod tests {
     fn a_link_is_not_followed() {
         let (record, out) = record();
         std::os::unix::fs::symlink("/etc/passwd", out.join(FILES[1])).unwrap();
-        assert!(each(record.path(), |_, _| {}).is_err());
+        assert!(each(record.path(), Role::Egress, |_, _| {}).is_err());
     }
 
     #[test]
@@ -239,7 +286,8 @@ pub(crate) mod tests {
             file.write_all(text.as_bytes()).unwrap();
         };
         append(&current, &line("one.test", "refuse"));
-        let mut follower = Follower::new(record.path(), |_, d| hosts.push(d.host)).unwrap();
+        let mut follower =
+            Follower::new(record.path(), Role::Egress, |_, d| hosts.push(d.host)).unwrap();
         let two = line("two.test", "refuse");
         append(&current, &two[..20]);
         assert!(follower.more(|_, d| hosts.push(d.host)).unwrap());

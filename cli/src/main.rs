@@ -38,6 +38,9 @@ use crate::output::Printer;
 
 fn main() -> ExitCode {
     output::report_panics();
+    if let Some(code) = bottle_sidecar::run_as_tool(std::env::args_os()) {
+        return code;
+    }
     let env = Env::of_process();
     let mut printer = Printer::of_process(env);
     let cli = match Cli::try_parse() {

@@ -72,6 +72,12 @@ impl Detector {
         Self { engine: Arc::new(Engine::new(rules, values, Some(path.to_owned()))) }
     }
 
+    /// Whether any rule is for files of certain paths alone: then [`Detector::for_path`] tries more.
+    #[must_use]
+    pub fn asks_for_paths(&self) -> bool {
+        self.engine.rules.as_ref().is_some_and(|rules| rules.ask_for_paths())
+    }
+
     /// All findings in a whole text, in order of where they begin.
     #[must_use]
     pub fn scan(&self, bytes: &[u8]) -> Vec<Finding> {

@@ -279,6 +279,11 @@ impl Rules {
         }
     }
 
+    /// Whether any rule is for files of certain paths alone.
+    pub(crate) fn ask_for_paths(&self) -> bool {
+        self.rules.iter().any(|rule| rule.path.is_some())
+    }
+
     /// For a file of this path: the rules that ask for the path alone and have it, and which rules
     /// are tried on its text.
     pub(crate) fn for_path(&self, path: Option<&str>) -> (Vec<usize>, Vec<bool>) {
@@ -504,6 +509,9 @@ fn pattern(of: &str, key: &str, go: &str) -> Result<(Regex, Hir), RulesError> {
     }
 }
 
+#[cfg(test)]
+#[path = "rules/examples.rs"]
+mod examples;
 #[cfg(test)]
 #[path = "rules/tests.rs"]
 mod tests;

@@ -104,8 +104,8 @@ impl Unpacker {
         self.codings.is_empty()
     }
 
-    /// Takes the next piece and appends what it unpacks to. An error stays: each call after it fails
-    /// with it too.
+    /// Takes the next piece and appends what it unpacks to, before a fault too. An error stays: each
+    /// call after it fails with it.
     ///
     /// # Errors
     ///
@@ -201,8 +201,10 @@ fn feed_through(
     let mut made = Vec::new();
     for step in piece.chunks(STEP) {
         made.clear();
-        first.feed(step, &mut Sink { out: &mut made, budget })?;
+        // What came out before a fault is handed on too: who wants to see all there is gets it.
+        let fed = first.feed(step, &mut Sink { out: &mut made, budget });
         feed_through(below, &made, out, budget)?;
+        fed?;
     }
     Ok(())
 }

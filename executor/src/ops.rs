@@ -1050,7 +1050,7 @@ impl<E: Engine> World<'_, E> {
 
     async fn deliver(&self, deliver: &Deliver) -> Result<Made, OpError> {
         let binary = match deliver.role {
-            Role::Agent => format!("{BIN}/{BINARY}"),
+            Role::Agent | Role::GitGate => format!("{BIN}/{BINARY}"),
             _ => SIDECAR_BINARY.to_owned(),
         };
         let argv = [binary, "sidecar".to_owned(), "receive".to_owned()];

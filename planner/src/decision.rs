@@ -5,6 +5,7 @@
 //! sees it.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,52 @@ pub struct Decision {
     pub rule: String,
     /// Why, as a clause for people. Never a secret.
     pub reason: String,
+    /// What was pushed, where that is what was asked of the git gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<Push>,
+}
+
+/// A push, as the git gate looked at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// The remote by its name in the manifest.
+    pub remote: String,
+    /// What it was to change.
+    pub refs: Vec<RefUpdate>,
+    /// Objects that upstream did not have, and their bytes unpacked.
+    pub objects: u64,
+    /// See `objects`.
+    pub bytes: u64,
+    /// What the leak scan found in them; no more than are told to the agent.
+    pub findings: Vec<PushFinding>,
+    /// From the agent's last byte to the verdict, in milliseconds.
+    pub millis: u64,
+}
+
+/// One ref of a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefUpdate {
+    /// Its whole name, what the leak scan found in it masked.
+    pub name: String,
+    /// The object it named before; none for a new ref.
+    pub old: Option<String>,
+    /// The object it is to name; none where it is to go.
+    pub new: Option<String>,
+}
+
+/// Something that the leak scan found in a push. Never holds it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PushFinding {
+    /// A rule's id, or the name of a value.
+    pub rule: String,
+    /// What it is in, as a clause: a file with its path, the message of a commit.
+    pub place: String,
+    /// The line within that, counted from 1, where it has lines.
+    pub line: Option<u64>,
+    /// The commit that brings it.
+    pub commit: Option<String>,
+    /// Names this finding and no other: of rule, object and place within it.
+    pub fingerprint: String,
 }
 
 /// How something was asked of egress.
@@ -92,7 +139,7 @@ pub enum Code {
     Address,
     /// A credential is missing, or the agent brought one of its own.
     Credential,
-    /// A git push that does not go through the gate.
+    /// A git push that does not go through the gate; at the gate, a ref that may not be written.
     GitPush,
     /// The request cannot be read in one way alone, or says two things at once.
     Malformed,

@@ -14,6 +14,7 @@ pub mod document;
 pub mod error;
 pub mod escape;
 pub mod facts;
+pub mod gate;
 pub mod grants;
 pub mod lint;
 pub mod lower;

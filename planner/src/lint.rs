@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::approvals::is_allowed;
 use crate::document;
+use crate::gate;
 use crate::grants::{Grants, ImageGrant};
 use crate::lower::{Desired, lower};
 use crate::pem;
@@ -381,14 +382,16 @@ impl Lint<'_> {
 
     fn image_name(&mut self, action: &Action, tag: &str) {
         let session = &self.plan.session;
-        if tag != session.base_image && tag != session.agent_image {
+        let gate = gate::image(session.sidecar_user);
+        if tag != session.base_image && tag != session.agent_image && tag != gate {
             self.name(action, tag);
         }
     }
 
     fn volume_name(&mut self, action: &Action, name: &str) {
         let identity = &self.plan.identity;
-        if name != format!("bottle-home-{identity}") && name != format!("bottle-work-{identity}") {
+        let agents = ["home", "work"].map(|key| format!("bottle-{key}-{identity}"));
+        if !agents.iter().any(|known| known == name) && name != gate::volume(identity) {
             self.name(action, name);
         }
     }
@@ -461,7 +464,10 @@ impl Lint<'_> {
         for mount in &spec.mounts {
             let allowed = match mount {
                 Mount::In | Mount::Out => true,
-                Mount::Bin { tool } => spec.role == Role::Agent && *tool == self.plan.session.tool,
+                Mount::Bin { tool } => {
+                    matches!(spec.role, Role::Agent | Role::GitGate)
+                        && *tool == self.plan.session.tool
+                }
                 Mount::ResolvConf => spec.role == Role::Agent,
                 Mount::Workspace { path } => {
                     spec.role == Role::Agent
@@ -474,7 +480,8 @@ impl Lint<'_> {
                 }
                 Mount::Volume { name, .. } => {
                     self.volume_name(action, name);
-                    spec.role == Role::Agent
+                    let mirrors = *name == gate::volume(&self.plan.identity);
+                    spec.role == if mirrors { Role::GitGate } else { Role::Agent }
                 }
             };
             if !allowed {
@@ -530,7 +537,7 @@ impl Lint<'_> {
             };
             let fits = match role {
                 Role::Egress => key.starts_with("inject:") || key.starts_with("scan:"),
-                Role::GitGate => key.starts_with("git:"),
+                Role::GitGate => key.starts_with("git:") || key.starts_with("scan:"),
                 Role::Agent => grants.env.keys().any(|name| name.as_str() == key),
                 Role::Supervise | Role::Pipelock => false,
             };

@@ -13,6 +13,7 @@ use core::net::Ipv4Addr;
 use serde::Serialize;
 
 use crate::document;
+use crate::gate::{self, MIRRORS};
 use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
 use crate::plan::{
     ActionId, AssembleImage, BuildImage, Connect, ContainerLimits, ContainerRef, ContainerSpec,
@@ -20,12 +21,14 @@ use crate::plan::{
     LABEL_SPEC, MintCa, Mount, NetworkSpec, Operation, PullImage, Reload, SecretRef, Session,
     StatePath, StateRoot, Upload, UploadItem, UploadSource, User, VolumeSpec,
 };
-use crate::policy::{GitCredential, GitTransport, HostPattern, PinnedImage, WorkspaceMode};
+use crate::policy::{
+    BuildNetwork, GitCredential, GitTransport, HostPattern, PinnedImage, WorkspaceMode,
+};
 use crate::provider;
 use crate::sidecar::{
     BIN, BINARY, EGRESS_PORT, EgressSettings, GIT_GATE_PORT, GateSettings, IN, InitSettings,
-    PIPELOCK_PORT, PROTOCOL, RUN, RoutesFile, SIDECAR_BINARY, SUPERVISE_PORT, SuperviseSettings,
-    UPSTREAM_CA,
+    LEAK_RULES, PIPELOCK_PORT, PROTOCOL, RUN, RoutesFile, SIDECAR_BINARY, SUPERVISE_PORT,
+    SuperviseSettings, UPSTREAM_CA,
 };
 use crate::spec::Spec;
 use crate::words::{AbsPath, Digest, EnvName, Identity, RelPath, Role};
@@ -45,6 +48,9 @@ pub struct Desired {
 const MANY: usize = 64;
 /// Scratch for sidecars.
 const SIDECAR_TMP: u64 = 64 << 20;
+/// git takes apart what is pushed, many clients at once.
+const GATE_LIMITS: ContainerLimits =
+    ContainerLimits { cpus_milli: 2000, memory_bytes: 1 << 30, pids: 512, shm_bytes: 1 << 20 };
 /// Scratch that holds the socket for secrets.
 const RUN_SIZE: u64 = 1 << 20;
 /// The system's trust roots, where Debian and most others have them.
@@ -236,6 +242,16 @@ impl Lowering<'_> {
             }),
             [],
         );
+        if !self.grants.git.is_empty() {
+            let op = Operation::BuildImage(BuildImage {
+                tag: gate::image(self.session.sidecar_user),
+                dockerfile: gate::dockerfile(self.session.sidecar_user),
+                context: None,
+                network: BuildNetwork::Open,
+                labels: self.image_labels(),
+            });
+            self.add("image:gate".to_string(), op, []);
+        }
         let base_id = "image:agent".to_string();
         let mut after = Vec::new();
         match &self.grants.image {
@@ -312,7 +328,7 @@ impl Lowering<'_> {
     }
 
     fn volumes(&mut self) {
-        for (id, name) in self.volume_names() {
+        for (id, name) in self.all_volumes() {
             let mut spec = VolumeSpec { name, labels: self.labels(None) };
             let digest = spec_digest(&spec);
             spec.labels.insert(LABEL_SPEC.to_string(), digest);
@@ -320,7 +336,15 @@ impl Lowering<'_> {
         }
     }
 
-    fn volume_names(&self) -> Vec<(&'static str, String)> {
+    fn all_volumes(&self) -> Vec<(&'static str, String)> {
+        let mut names = self.agent_volumes();
+        if !self.grants.git.is_empty() {
+            names.push(("mirrors", gate::volume(self.identity)));
+        }
+        names
+    }
+
+    fn agent_volumes(&self) -> Vec<(&'static str, String)> {
         let mut names = vec![("home", format!("bottle-home-{}", self.identity))];
         if self.session.agent_image != self.session.base_image {
             names.push(("work", format!("bottle-work-{}", self.identity)));
@@ -366,7 +390,7 @@ impl Lowering<'_> {
         let mut inputs = BTreeMap::new();
         inputs.extend(self.input(Role::Egress, "settings.json", json(&settings)));
         if let Some(rules) = &self.grants.egress.rules {
-            inputs.extend(self.input(Role::Egress, "rules.toml", rules.clone()));
+            inputs.extend(self.input(Role::Egress, LEAK_RULES, rules.clone()));
         }
         if let Some(ca) = &self.session.upstream_ca {
             inputs.extend(self.input(Role::Egress, UPSTREAM_CA, ca.clone()));
@@ -406,12 +430,21 @@ impl Lowering<'_> {
     }
 
     fn egress_deliveries(&self) -> BTreeMap<String, SecretRef> {
-        let mut items = BTreeMap::new();
+        let mut items = self.values_to_look_for();
         for (secret, uses) in &self.grants.secrets {
-            let value = SecretRef::Secret { secret: secret.clone() };
             if uses.iter().any(|u| matches!(u, SecretUse::Inject { .. })) {
-                items.insert(format!("inject:{secret}"), value.clone());
+                let value = SecretRef::Secret { secret: secret.clone() };
+                items.insert(format!("inject:{secret}"), value);
             }
+        }
+        items
+    }
+
+    /// The session's own secrets, for the leak scans of egress and the git gate.
+    fn values_to_look_for(&self) -> BTreeMap<String, SecretRef> {
+        let mut items = BTreeMap::new();
+        for secret in self.grants.secrets.keys() {
+            let value = SecretRef::Secret { secret: secret.clone() };
             items.insert(format!("scan:{secret}"), value);
         }
         for (name, message) in self.grants.prompts() {
@@ -426,34 +459,47 @@ impl Lowering<'_> {
         else {
             return;
         };
-        let items: BTreeMap<String, SecretRef> = self
-            .grants
-            .git
-            .iter()
-            .filter_map(|(name, remote)| {
-                let value = match &remote.credential {
-                    GitCredential::None => return None,
-                    GitCredential::IdentityFile { path } => {
-                        SecretRef::IdentityFile { path: path.clone() }
-                    }
-                    GitCredential::Secret { secret } => {
-                        SecretRef::Secret { secret: secret.clone() }
-                    }
-                };
-                Some((format!("git:{name}"), value))
-            })
-            .collect();
+        let mut items = self.values_to_look_for();
+        for (name, remote) in &self.grants.git {
+            let value = match &remote.credential {
+                GitCredential::None => continue,
+                GitCredential::IdentityFile { path } => {
+                    SecretRef::IdentityFile { path: path.clone() }
+                }
+                GitCredential::Secret { secret } => SecretRef::Secret { secret: secret.clone() },
+            };
+            items.insert(format!("git:{name}"), value);
+        }
         let settings = GateSettings {
             protocol: PROTOCOL,
             listen,
             egress: (egress, EGRESS_PORT),
             remotes: self.grants.git.clone(),
+            use_at: use_at(self.grants),
             expects_delivery: !items.is_empty(),
         };
         let mut inputs = BTreeMap::new();
         inputs.extend(self.input(Role::GitGate, "gate.json", json(&settings)));
         inputs.extend(self.input(Role::GitGate, "known_hosts", known_hosts(self.grants)));
-        self.sidecar(Role::GitGate, inputs, Some(egress));
+        if let Some(rules) = &self.grants.egress.rules {
+            inputs.extend(self.input(Role::GitGate, LEAK_RULES, rules.clone()));
+        }
+        if let Some(ca) = &self.session.upstream_ca {
+            inputs.extend(self.input(Role::GitGate, UPSTREAM_CA, ca.clone()));
+        }
+        let Some(place) = self.session.places.get(&Role::GitGate).cloned() else { return };
+        let mut spec = self.sidecar_spec(Role::GitGate, &place.container, place.net, Some(egress));
+        spec.image = gate::image(self.session.sidecar_user);
+        spec.argv = vec![format!("{BIN}/{BINARY}"), "sidecar".to_string(), "git-gate".to_string()];
+        spec.mounts.push(Mount::Bin { tool: self.session.tool.clone() });
+        spec.mounts.extend(
+            AbsPath::new(MIRRORS)
+                .ok()
+                .map(|at| Mount::Volume { name: gate::volume(self.identity), at }),
+        );
+        spec.limits = GATE_LIMITS;
+        spec.inputs = inputs;
+        self.container(Role::GitGate, spec, ["image:gate".to_string()]);
         self.deliver(Role::GitGate, items);
     }
 
@@ -555,7 +601,7 @@ impl Lowering<'_> {
         if role == Role::Agent {
             after.insert("file:agent/in/resolv.conf".to_string());
         }
-        let volumes = self.volume_names();
+        let volumes = self.all_volumes();
         for mount in &spec.mounts {
             if let Mount::Volume { name, .. } = mount
                 && let Some((id, _)) = volumes.iter().find(|(_, volume)| volume == name)
@@ -615,7 +661,7 @@ impl Lowering<'_> {
             Mount::Bin { tool: self.session.tool.clone() },
             Mount::ResolvConf,
         ];
-        for (id, name) in self.volume_names() {
+        for (id, name) in self.agent_volumes() {
             let at = if id == "home" { home() } else { workdir.clone() };
             mounts.push(Mount::Volume { name, at });
         }
@@ -934,6 +980,7 @@ fn spellings(upstream: &crate::policy::Upstream) -> BTreeSet<String> {
         if ssh_port == 22 {
             all.insert(format!("ssh://{user}@{host}/{path}"));
             all.insert(format!("{user}@{host}:{path}"));
+            all.insert(format!("{user}@{host}:/{path}"));
         }
         if https_port == 443 {
             all.insert(format!("https://{host}/{path}"));

@@ -240,6 +240,7 @@ mod tests {
             code,
             rule: "default".to_string(),
             reason: "no route".to_string(),
+            push: None,
         }
     }
 

@@ -28,7 +28,9 @@ pub const PIPELOCK_PORT: u16 = 8888;
 pub const IN: &str = "/.bottle/in";
 /// Where `state/<role>/out` is mounted.
 pub const OUT: &str = "/.bottle/out";
-/// Where the binary's folder is mounted in the agent's container.
+/// The leak rules that the manifest adds, of egress and the git gate; not there where it adds none.
+pub const LEAK_RULES: &str = "rules.toml";
+/// Where the binary's folder is mounted in the agent's container, and in the git gate's.
 pub const BIN: &str = "/.bottle/bin";
 /// A tmpfs of mode 0700 that holds the socket secrets are handed over through.
 pub const RUN: &str = "/.bottle/run";
@@ -80,8 +82,8 @@ pub struct EgressSettings {
     pub expects_delivery: bool,
 }
 
-/// `egress/in/upstream-ca.pem`: certificate authorities that egress trusts upstream beside its own
-/// roots; not there where the host config names none. Read once, at its start.
+/// `upstream-ca.pem` of egress and the git gate: certificate authorities that they trust upstream
+/// beside their own roots; not there where the host config names none. Read once, at the start.
 pub const UPSTREAM_CA: &str = "upstream-ca.pem";
 
 /// `git-gate/in/gate.json`.
@@ -98,7 +100,9 @@ pub struct GateSettings {
     pub egress: (Ipv4Addr, u16),
     /// The remotes it serves.
     pub remotes: BTreeMap<Name, GitRemote>,
-    /// Whether keys are delivered after the start.
+    /// Hosts to which the leak scan lets a value pass, as in `routes.json`.
+    pub use_at: BTreeMap<String, BTreeSet<HostPattern>>,
+    /// Whether keys, and values to look for, are delivered after the start.
     pub expects_delivery: bool,
 }
 

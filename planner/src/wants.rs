@@ -226,7 +226,7 @@ fn is_named_for(identity: &Identity, name: &str) -> bool {
     let Some(part) = rest.strip_suffix(identity).and_then(|part| part.strip_suffix('-')) else {
         return false;
     };
-    ["net", "out", "home", "work"].contains(&part)
+    ["net", "out", "home", "work", "mirrors"].contains(&part)
         || Role::ALL.into_iter().any(|role| role.as_str() == part)
 }
 

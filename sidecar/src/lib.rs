@@ -6,16 +6,19 @@
 //! line to standard error. Nothing here asks libc for a name (the binary is linked statically);
 //! names are resolved by `egress::guard` alone.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 use std::str::FromStr;
 
+mod decisions;
 mod egress;
 pub mod exit;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod git_gate;
 mod init;
+mod leak_rules;
 mod log;
 mod pid1;
 mod places;
@@ -103,6 +106,13 @@ impl FromStr for SidecarCommand {
     }
 }
 
+/// Runs the program of the git gate that this process was started as: git and ssh know them by
+/// name. `None` where its own name is none of theirs.
+#[must_use]
+pub fn run_as_tool(argv: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    git_gate::run_as_tool(argv).map(ExitCode::from)
+}
+
 /// Runs one role until it ends; the codes are those of [`exit`], or the agent's own.
 #[must_use]
 pub fn run(command: SidecarCommand, places: &Places) -> ExitCode {
@@ -123,7 +133,13 @@ pub fn run(command: SidecarCommand, places: &Places) -> ExitCode {
     let code = runtime.block_on(async {
         match command {
             SidecarCommand::Egress => egress::run(places).await,
-            SidecarCommand::GitGate => git_gate::run(places).await,
+            SidecarCommand::GitGate if rustix::process::getpid().is_init() => {
+                pid1::stand_in().await.unwrap_or_else(|error| {
+                    log::error("the git gate does not run", &[("error", &error)]);
+                    exit::UNAVAILABLE
+                })
+            }
+            SidecarCommand::GitGate => git_gate::run_gate(places).await,
             SidecarCommand::Supervise => supervise::run(places).await,
             SidecarCommand::Agent | SidecarCommand::Receive | SidecarCommand::Prove => {
                 init::run(places).await

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use rustix::process::{DumpableBehavior, WaitOptions};
+use rustix::process::{DumpableBehavior, Pid, Signal as Number, WaitOptions, kill_process};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::log;
@@ -64,5 +64,34 @@ pub(crate) fn hide_memory() {
             "the memory of this process stays readable to its own user",
             &[("error", &error)],
         );
+    }
+}
+
+/// Stands in for a role as the first process: runs it once more as its child, passes on what it is
+/// asked, and reaps every orphan. The role can then wait for processes of its own, which nobody
+/// else takes from it; the answer is the role's exit code.
+pub(crate) async fn stand_in() -> io::Result<u8> {
+    let mut signals = Signals::new()?;
+    let words = std::env::args_os().skip(1);
+    let child = std::process::Command::new("/proc/self/exe").args(words).spawn()?;
+    let role = Pid::from_raw(child.id().cast_signed()).ok_or(io::ErrorKind::NotFound)?;
+    loop {
+        let asked = tokio::select! {
+            _ = signals.terminate.recv() => Some(Number::TERM),
+            _ = signals.interrupt.recv() => Some(Number::TERM),
+            _ = signals.hangup.recv() => Some(Number::HUP),
+            _ = signals.child.recv() => None,
+        };
+        if let Some(signal) = asked {
+            // Gone already is as good as asked.
+            let _ = kill_process(role, signal);
+            continue;
+        }
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid == role {
+                let code = status.exit_status().unwrap_or(255);
+                return Ok(u8::try_from(code).unwrap_or(u8::MAX));
+            }
+        }
     }
 }

@@ -67,3 +67,13 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SettingsError> {
     }
     Ok(bytes)
 }
+
+/// The plan that the executor last applied here; decisions are logged with it.
+pub(crate) fn applied(input: &Path) -> Option<Digest> {
+    #[derive(Deserialize)]
+    struct Applied {
+        plan: Digest,
+    }
+    let bytes = read(&input.join("applied.json")).ok()?;
+    serde_json::from_slice::<Applied>(&bytes).ok().map(|applied| applied.plan)
+}

@@ -196,8 +196,8 @@ fn skills_settings_and_all_four_containers_come_up() {
         "git ls-remote https://git.example.com/acme/web 2>&1; true",
     ]);
     assert!(
-        refused.out.contains("neither fetches nor pushes yet"),
-        "the gate says what it is: {}",
+        refused.out.contains("remote error") && refused.out.contains("git.example.com"),
+        "the gate asks upstream and tells how that went: {}",
         refused.out
     );
     let bundle = inside(&session, "grep -c BEGIN /etc/ssl/certs/ca-certificates.crt");

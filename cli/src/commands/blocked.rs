@@ -7,6 +7,7 @@ use bottle_planner::decision::Via;
 use bottle_planner::escape::visible;
 use bottle_planner::plan::Plan;
 use bottle_planner::refusals::{Group, Proposal, Refusals, proposal};
+use bottle_planner::words::Role;
 use clap::Args;
 use serde::Serialize;
 
@@ -114,7 +115,9 @@ impl Refused {
     /// Reads it from the session's log.
     pub fn read(record: &Record) -> Result<Self, Failure> {
         let mut refusals = Refusals::default();
-        let garbled = decision_log::each(&record.folder, |_, decision| refusals.add(&decision))?;
+        let garbled = decision_log::each(&record.folder, Role::Egress, |_, decision| {
+            refusals.add(&decision)
+        })?;
         let plan = record.plan_text()?.and_then(|text| PlanText::stored(text).ok()?.lenient().ok());
         let (count, untold) = (refusals.count, refusals.untold);
         let kind = |group: Group| kind(group, record, plan.as_ref());

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::thread::sleep;
-use std::time::Duration;
 
 use bottle_executor::files::Root;
 use bottle_planner::decision::{Decision, Outcome};
@@ -11,20 +9,17 @@ use bottle_planner::escape::visible;
 use bottle_planner::facts::rule_text;
 use bottle_planner::policy::{HostPattern, Route, Tls};
 use bottle_planner::sidecar::RoutesFile;
-use bottle_planner::words::{Digest, RelPath};
+use bottle_planner::words::{Digest, RelPath, Role};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use super::blocked::moment;
 use crate::context::Context;
-use crate::decision_log::{self, Follower};
+use crate::decision_log;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{Colour, Printer};
 use crate::sessions::{Record, Sessions};
-
-/// How often a log that is followed is looked at.
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// Shows what a session's egress decided, and the routes it has in force.
 #[derive(Debug, Args)]
@@ -79,52 +74,21 @@ pub fn run(args: &Egress, context: &mut Context) -> Result<Exit, Failure> {
 }
 
 fn log(args: &Log, record: &Record, printer: &mut Printer) -> Result<Exit, Failure> {
-    let mut lines = Vec::new();
-    let mut take = |raw: &str, decision: Decision| {
-        if !args.refused || decision.outcome == Outcome::Refuse {
-            lines.push((raw.to_owned(), decision));
-        }
-    };
-    if !args.follow || record.ended {
-        let skipped = decision_log::each(&record.folder, &mut take)?;
-        tell(args, &mut lines, printer)?;
-        if skipped > 0 {
-            printer.warn(&format!("{skipped} lines of the log are no decisions"));
-        }
-        return Ok(Exit::Ok);
-    }
-    let mut follower = Follower::new(&record.folder, &mut take)?;
-    tell(args, &mut lines, printer)?;
-    loop {
-        sleep(PAUSE);
-        let goes_on = follower.more(|raw, decision| {
-            if !args.refused || decision.outcome == Outcome::Refuse {
-                lines.push((raw.to_owned(), decision));
+    let skipped = decision_log::watch(record, Role::Egress, args.follow, |batch| {
+        let mut text = String::new();
+        for (raw, decision) in batch {
+            if args.refused && decision.outcome != Outcome::Refuse {
+                continue;
             }
-        })?;
-        tell(args, &mut lines, printer)?;
-        if !goes_on {
-            return Ok(Exit::Ok);
+            text.push_str(&if args.json { raw } else { line(&decision, printer) });
+            text.push('\n');
         }
+        if text.is_empty() { Ok(()) } else { printer.data(&text) }
+    })?;
+    if skipped > 0 {
+        printer.warn(&format!("{skipped} lines of the log are no decisions"));
     }
-}
-
-/// Prints the lines that were gathered, and forgets them.
-fn tell(
-    args: &Log,
-    lines: &mut Vec<(String, Decision)>,
-    printer: &mut Printer,
-) -> Result<(), Failure> {
-    let mut text = String::new();
-    for (raw, decision) in lines.drain(..) {
-        if args.json {
-            text.push_str(&raw);
-        } else {
-            text.push_str(&line(&decision, printer));
-        }
-        text.push('\n');
-    }
-    if text.is_empty() { Ok(()) } else { printer.data(&text) }
+    Ok(Exit::Ok)
 }
 
 /// One decision on a line: when, what, of whom, by which rule, and why.

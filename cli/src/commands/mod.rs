@@ -11,6 +11,7 @@ pub mod digest;
 pub mod doctor;
 pub mod egress;
 pub mod exec;
+pub mod git;
 pub mod init;
 pub mod lint;
 pub mod list;
@@ -57,6 +58,7 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Blocked(args) => blocked::run(&args, context),
         Command::Allow(args) => allow::run(&args, context),
         Command::Egress(args) => egress::run(&args, context),
+        Command::Git(args) => git::run(&args, context),
         Command::Destroy(args) => destroy::run(&args, context),
         Command::Lock(args) => lock::run(&args, context),
         Command::Probe(args) => probe::run(&args, context),

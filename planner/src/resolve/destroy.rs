@@ -63,7 +63,7 @@ pub fn plan_destroy(identity: &Identity, snapshot: &Snapshot) -> Result<Plan, Ve
         difference.delete(&id, op, gone.clone(), expect);
         last.insert(ActionId(id));
     }
-    for key in ["home", "work"] {
+    for key in ["home", "work", "mirrors"] {
         let name = format!("bottle-{key}-{identity}");
         let Some(volume) = snapshot.volumes.get(&name) else { continue };
         if !ground.is_ours(identity, &volume.labels) {

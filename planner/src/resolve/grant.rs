@@ -210,7 +210,7 @@ impl Ground<'_> {
 
     fn check_identity_file(&mut self, name: &Name, path: &str) {
         let (message, hint) = match self.snapshot.identity_files.get(path) {
-            Some(IdentityFile::Ready | IdentityFile::Encrypted { in_agent: true }) => return,
+            Some(IdentityFile::Ready) => return,
             None if self.spec.offline => return,
             None | Some(IdentityFile::Missing) => (
                 format!("git remote `{name}`: there is no key file `{path}`"),
@@ -222,9 +222,12 @@ impl Ground<'_> {
                 ),
                 format!("`chmod 600 {path}`"),
             ),
-            Some(IdentityFile::Encrypted { in_agent: false }) => (
+            // An ssh-agent signs and never hands a key out, and the gate runs on when this is over.
+            Some(IdentityFile::Encrypted { .. }) => (
                 format!("git remote `{name}`: the key `{path}` is protected by a passphrase"),
-                format!("`ssh-add {path}` first, or use `secret:` with an https upstream"),
+                "give the bottle a key of its own without one (a deploy key), or use `secret:` \
+                 with an https upstream"
+                    .to_string(),
             ),
         };
         self.error(ErrorCode::IdentityFile, message, hint);

@@ -8,11 +8,11 @@ use bottle_detector::{SHORTEST, mask};
 use bottle_planner::decision::{Code, Outcome, Via};
 use hyper::header::{HeaderMap, HeaderValue};
 
-use super::decisions::Entry;
 use super::proxy::Shared;
 use super::rules::Refusal;
 use super::settings::Table;
 use super::vault::Held;
+use crate::decisions::Entry;
 
 /// What is known of a request; its query is left out.
 pub(super) struct Flow {
@@ -80,6 +80,7 @@ impl Flow {
             code,
             rule,
             reason,
+            push: None,
         });
         self.shared.counters.decided(self.route.as_deref(), outcome);
     }

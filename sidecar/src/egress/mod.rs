@@ -14,7 +14,6 @@
 mod authority;
 mod body;
 mod counters;
-mod decisions;
 mod dial;
 mod dns;
 mod flow;
@@ -71,10 +70,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bottle_detector::{Rules, SHORTEST};
+use bottle_detector::SHORTEST;
 use bottle_planner::sidecar::EGRESS_PORT;
 use bottle_planner::words::{EnvName, SecretName};
 
+use crate::decisions::DecisionLog;
+use crate::leak_rules::leak_rules;
 use crate::pid1::{self, Asked, Signals};
 use crate::receive::Inbox;
 use crate::secret::{Delivery, Refused, refuse_unknown};
@@ -82,7 +83,6 @@ use crate::{Places, State, exit, log};
 
 use authority::Authority;
 use counters::Counters;
-use decisions::DecisionLog;
 use dial::Dialer;
 use guard::Guard;
 use proxy::Shared;
@@ -109,8 +109,8 @@ enum EgressError {
     Resolver(String),
     #[error(transparent)]
     Authority(#[from] authority::AuthorityError),
-    #[error("the leak rules cannot be used: {0}")]
-    Rules(#[from] bottle_detector::RulesError),
+    #[error(transparent)]
+    Rules(#[from] crate::leak_rules::LeakRulesError),
     #[error("upstream servers cannot be verified: {0}")]
     Trust(String),
 }
@@ -157,7 +157,7 @@ async fn serve(places: &Places) -> Result<(), EgressError> {
     };
     let decisions =
         Arc::new(DecisionLog::open(&places.output).map_err(unwritten("the decision log"))?);
-    let vault = Arc::new(Vault::new(leak_rules(places)?));
+    let vault = Arc::new(Vault::new(leak_rules(&places.input)?));
     let guard = Guard::new(&places.resolv_conf, places.dns_port).map_err(EgressError::Resolver)?;
     let dialer = Dialer::new(guard, &setup);
     let upstreams = Upstreams::new(dialer, &places.input).map_err(EgressError::Trust)?;
@@ -219,16 +219,6 @@ fn write_state(places: &Places, state: &State) -> Result<(), EgressError> {
     state
         .write(&places.output)
         .map_err(|source| EgressError::Write { what: "state.json".into(), source })
-}
-
-/// The built-in leak rules, and the manifest's own where it has any.
-fn leak_rules(places: &Places) -> Result<Arc<Rules>, EgressError> {
-    let own = places.input.join("rules.toml");
-    if !own.exists() {
-        return Ok(Rules::builtin());
-    }
-    let bytes = crate::settings::read(&own)?;
-    Ok(Rules::with(&String::from_utf8_lossy(&bytes))?)
 }
 
 /// Listens at the proxy's port, which there must be, and where programs that know of no proxy

@@ -8,17 +8,19 @@ use bottle_planner::decision::{Code, Outcome, Via};
 use bottle_planner::policy::{DlpAction, Route};
 use bottle_planner::sidecar::EgressSettings;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, Entry as HeaderEntry, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority as UriAuthority, PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
 use super::authority::Authority;
 use super::body::{self, Answer, Outgoing, Received, Scrub};
 use super::counters::Counters;
-use super::decisions::DecisionLog;
 use super::flow::Flow;
 use super::rules::{self, Granted, NormalPath, Refusal, Target, TargetFault, Tunnel};
 use super::scan::Scan;
@@ -27,6 +29,7 @@ use super::settings::{Client, Table};
 use super::upstream::{SendFault, Sending, Server, Upstreams};
 use super::vault::Vault;
 use super::websocket;
+use crate::decisions::DecisionLog;
 
 /// Under this name egress answers for itself.
 pub(super) const OWN_NAME: &str = "egress.local";
@@ -153,7 +156,7 @@ impl Connection {
         let mut flow = self.flow();
         describe(&mut flow, &request, self.aim.scheme());
         if request.method() == Method::CONNECT {
-            return self.open_tunnel(flow, request);
+            return self.open_tunnel(flow, request).await;
         }
         if let Some(known) = self.own_path(&request) {
             return match known {
@@ -191,7 +194,16 @@ impl Connection {
         Some(Err(Refusal::new(Code::NoRoute, "proxy", reason)))
     }
 
-    fn open_tunnel(&self, mut flow: Flow, request: Request<Incoming>) -> Response<Answer> {
+    /// Boxed, since what is inside a tunnel is served as what is outside of it.
+    fn open_tunnel(
+        &self,
+        flow: Flow,
+        request: Request<Incoming>,
+    ) -> BoxFuture<'_, Response<Answer>> {
+        self.tunnel(flow, request).boxed()
+    }
+
+    async fn tunnel(&self, mut flow: Flow, request: Request<Incoming>) -> Response<Answer> {
         let asked = self.tunnel_target(&request);
         let decided = asked.and_then(|target| {
             aim(&mut flow, &target);
@@ -212,7 +224,24 @@ impl Connection {
                     }
                 });
             }
-            Tunnel::Pass(granted) | Tunnel::Gate(granted) => {
+            // The gate tells the agent why an upstream cannot be reached: dialled before the answer.
+            Tunnel::Gate(granted) => {
+                let flow = Arc::new(flow);
+                let server = match connection.reach(&target, &granted, &flow).await {
+                    Ok(server) => server,
+                    Err(reason) => {
+                        let kind = "text/plain; charset=utf-8";
+                        return respond(StatusCode::BAD_GATEWAY, kind, format!("{reason}\n"));
+                    }
+                };
+                tokio::spawn(async move {
+                    if let Ok(upgraded) = hyper::upgrade::on(request).await {
+                        let stream = TokioIo::new(upgraded);
+                        connection.carry(stream, server, target, granted, flow).await;
+                    }
+                });
+            }
+            Tunnel::Pass(granted) => {
                 let flow = Arc::new(flow);
                 tokio::spawn(async move {
                     if let Ok(upgraded) = hyper::upgrade::on(request).await {

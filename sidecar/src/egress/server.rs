@@ -224,7 +224,12 @@ impl Connection {
         match flow.table.decide_tunnel(self.client, &target) {
             Err(refusal) => flow.refuse(&refusal),
             Ok(Tunnel::Inspect) => self.accept(stream, target).await,
-            Ok(Tunnel::Pass(granted)) => self.carry(stream, target, granted, Arc::new(flow)).await,
+            Ok(Tunnel::Pass(granted)) => {
+                let flow = Arc::new(flow);
+                if let Ok(server) = self.reach(&target, &granted, &flow).await {
+                    self.carry(stream, server, target, granted, flow).await;
+                }
+            }
             Ok(Tunnel::Gate(_)) => {
                 let reason = "the git gate asks the proxy";
                 flow.refuse(&Refusal::new(Code::Client, "gate", reason));
@@ -252,8 +257,7 @@ impl Connection {
         if h2 { inside.speak_http2(stream).await } else { inside.speak_http1(stream).await }
     }
 
-    /// The inside of a tunnel that stays unseen. The agent's must be TLS that names the same host;
-    /// the gate speaks ssh, too.
+    /// The inside of an agent's tunnel that stays unseen. It must be TLS that names the same host.
     pub(super) async fn pass(
         self,
         upgraded: Upgraded,
@@ -262,9 +266,6 @@ impl Connection {
         flow: Arc<Flow>,
     ) {
         let stream = TokioIo::new(upgraded);
-        if self.client == Client::Gate {
-            return self.carry(stream, target, granted, flow).await;
-        }
         let Ok(Ok((opening, stream))) = timeout(HANDSHAKE, hello::open(stream)).await else {
             return;
         };
@@ -280,28 +281,51 @@ impl Connection {
             }
         };
         match named {
-            Ok(()) => self.carry(stream, target, granted, flow).await,
+            Ok(()) => {
+                if let Ok(server) = self.reach(&target, &granted, &flow).await {
+                    self.carry(stream, server, target, granted, flow).await;
+                }
+            }
             Err(refusal) => self.say(&target, &refusal),
         }
     }
 
-    async fn carry<S>(self, stream: S, target: Target, granted: Granted, flow: Arc<Flow>)
-    where
+    /// Dials what a tunnel leads to. Either way the log has it; why it failed comes back.
+    pub(super) async fn reach(
+        &self,
+        target: &Target,
+        granted: &Granted,
+        flow: &Flow,
+    ) -> Result<TcpStream, String> {
+        let dialler = self.shared.upstreams.dialer();
+        let fault = match dialler.dial(target, granted.reach, Purpose::Tunnel).await {
+            Ok(dialled) => {
+                flow.record(Outcome::Allow, Code::Granted, &granted.rule, "");
+                return Ok(dialled.stream);
+            }
+            Err(fault) => fault,
+        };
+        if fault.is_refusal() {
+            let reason = format!("{fault}; the manifest can pin it or allow private addresses");
+            flow.refuse(&Refusal::new(Code::Address, "address-guard", reason.as_str()));
+            return Err(reason);
+        }
+        let reason = fault.to_string();
+        flow.record(Outcome::Failed, Code::Upstream, &granted.rule, &reason);
+        Err(reason)
+    }
+
+    /// Carries a tunnel's bytes for as long as it is allowed.
+    pub(super) async fn carry<S>(
+        self,
+        stream: S,
+        server: TcpStream,
+        target: Target,
+        granted: Granted,
+        flow: Arc<Flow>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let dialler = self.shared.upstreams.dialer();
-        let server = match dialler.dial(&target, granted.reach, Purpose::Tunnel).await {
-            Ok(dialled) => dialled.stream,
-            Err(fault) if fault.is_refusal() => {
-                let reason = format!("{fault}; the manifest can pin it or allow private addresses");
-                return flow.refuse(&Refusal::new(Code::Address, "address-guard", reason));
-            }
-            Err(fault) => {
-                let reason = fault.to_string();
-                return flow.record(Outcome::Failed, Code::Upstream, &granted.rule, &reason);
-            }
-        };
-        flow.record(Outcome::Allow, Code::Granted, &granted.rule, "");
         let revoked = self.revoked(|table| {
             matches!(
                 table.decide_tunnel(self.client, &target),

@@ -9,7 +9,7 @@ use bottle_planner::sidecar::{EgressSettings, RoutesFile};
 use bottle_planner::words::Digest;
 
 use super::rules::{Compiled, HostName};
-use crate::settings::{SettingsError, load, parse, read};
+use crate::settings::{SettingsError, applied, load, parse, read};
 
 /// The settings and what follows from them.
 #[derive(Debug, Clone)]
@@ -168,16 +168,6 @@ impl Table {
         let hosts = self.file.use_at.get(value);
         hosts.is_some_and(|hosts| hosts.iter().any(|pattern| pattern.matches(host.as_str())))
     }
-}
-
-/// The plan that the executor last applied here; decisions are logged with it.
-fn applied(input: &Path) -> Option<Digest> {
-    #[derive(serde::Deserialize)]
-    struct Applied {
-        plan: Digest,
-    }
-    let bytes = read(&input.join("applied.json")).ok()?;
-    serde_json::from_slice::<Applied>(&bytes).ok().map(|applied| applied.plan)
 }
 
 fn fault(route: &Route) -> Option<&'static str> {

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use bottle_sidecar::{Places, SidecarCommand, exit, run};
 
 fn main() -> ExitCode {
+    if let Some(code) = bottle_sidecar::run_as_tool(std::env::args_os()) {
+        return code;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [role, folder, port] = arguments.as_slice() else { return ExitCode::from(exit::USAGE) };
     match (role.parse::<SidecarCommand>(), port.parse()) {

@@ -5,6 +5,7 @@
 mod attack;
 mod egress;
 mod faults;
+mod gate;
 mod harness;
 mod hops;
 mod init;

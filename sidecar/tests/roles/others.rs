@@ -1,4 +1,4 @@
-//! The git gate and supervise: what they say until they are built.
+//! Supervise: what it says until it is built. And settings that no role can use.
 
 use std::io::{Read as _, Write as _};
 
@@ -6,43 +6,6 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{Session, Who};
-
-fn gate(session: &Session) -> Value {
-    json!({
-        "protocol": 1, "listen": session.address(Who::Gate),
-        "egress": [session.address(Who::Egress), 9099],
-        "remotes": {"web": {
-            "upstream": {"transport": "ssh", "user": "git", "host": "git.test", "port": 22,
-                         "path": "acme/web.git"},
-            "credential": {"kind": "secret", "secret": "KEY"},
-            "known_host_keys": [], "extra_hosts": {},
-            "push": {"branches": ["agent/*"], "tags": false, "force": false, "delete": false},
-        }},
-        "expects_delivery": true,
-    })
-}
-
-#[test]
-fn the_gate_says_that_it_serves_nothing_yet() {
-    let session = Session::new();
-    session.write("in/gate.json", &gate(&session).to_string());
-    let process = session.start_ready("git-gate");
-    let mut stream = session.connect(Who::Agent, Who::Gate, 9418);
-    stream.write_all(b"0033git-upload-pack /web.git\0host=git-gate\0\0version=2\0").unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let length = usize::from_str_radix(&answer[..4], 16).unwrap();
-    assert_eq!(length, answer.len());
-    assert!(answer[4..].starts_with("ERR bottle: "), "{answer}");
-
-    assert_eq!(session.receive(r#"{"git:web": "key"}"#).0, 0);
-    assert_eq!(session.receive(r#"{"git:other": "key"}"#).0, 65);
-    process.signal(Signal::TERM);
-    let ended = process.end();
-    assert_eq!(ended.code(), Some(0));
-    assert!(ended.stderr().contains("git-upload-pack /web.git"), "{}", ended.stderr());
-}
 
 #[test]
 fn supervise_says_that_it_takes_nothing_yet() {

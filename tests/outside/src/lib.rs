@@ -5,11 +5,13 @@
 
 mod authority;
 mod broken;
+mod git_http;
 mod hop;
 mod origin;
 pub mod ws;
 
 pub use authority::Authority;
 pub use broken::Broken;
+pub use git_http::GitHttp;
 pub use hop::Hop;
 pub use origin::{Origin, Page, Request, SAID, Sites};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bottle_planner::decision::{Code, Outcome, Via};
+use bottle_planner::decision::{Code, Outcome, Push, Via};
 use bottle_planner::words::Digest;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -28,24 +28,26 @@ const GATHERED: usize = 256 << 10;
 
 /// One line of the log, but for the time: [`bottle_planner::decision::Decision`], borrowed.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Entry<'a> {
-    pub(super) plan: Option<&'a Digest>,
-    pub(super) client: &'a str,
-    pub(super) via: Via,
-    pub(super) scheme: &'a str,
-    pub(super) method: &'a str,
-    pub(super) host: &'a str,
-    pub(super) port: Option<u16>,
-    pub(super) path: Option<&'a str>,
-    pub(super) outcome: Outcome,
-    pub(super) code: Code,
-    pub(super) rule: &'a str,
-    pub(super) reason: &'a str,
+pub(crate) struct Entry<'a> {
+    pub(crate) plan: Option<&'a Digest>,
+    pub(crate) client: &'a str,
+    pub(crate) via: Via,
+    pub(crate) scheme: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) port: Option<u16>,
+    pub(crate) path: Option<&'a str>,
+    pub(crate) outcome: Outcome,
+    pub(crate) code: Code,
+    pub(crate) rule: &'a str,
+    pub(crate) reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) push: Option<&'a Push>,
 }
 
 /// The log file.
 #[derive(Debug)]
-pub(super) struct DecisionLog {
+pub(crate) struct DecisionLog {
     gathered: Mutex<Vec<u8>>,
     wake: Notify,
     file: Mutex<LogFile>,
@@ -61,7 +63,7 @@ struct LogFile {
 
 impl DecisionLog {
     /// Opens `decisions.jsonl` in the output folder and appends to it.
-    pub(super) fn open(output: &Path) -> io::Result<Self> {
+    pub(crate) fn open(output: &Path) -> io::Result<Self> {
         let current = output.join("decisions.jsonl");
         let (file, length) = append_to(&current)?;
         let previous = output.join("decisions.1.jsonl");
@@ -73,7 +75,7 @@ impl DecisionLog {
     }
 
     /// Adds one line.
-    pub(super) fn record(&self, entry: &Entry<'_>) {
+    pub(crate) fn record(&self, entry: &Entry<'_>) {
         #[derive(Serialize)]
         struct Line<'a> {
             time: &'a str,
@@ -102,8 +104,8 @@ impl DecisionLog {
         }
     }
 
-    /// Writes what was gathered. A log that cannot be written does not stop the proxy; it says so.
-    pub(super) fn flush(&self) {
+    /// Writes what was gathered. A log that cannot be written stops nobody; it says so.
+    pub(crate) fn flush(&self) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = {
             let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +117,7 @@ impl DecisionLog {
     }
 
     /// Writes what is gathered every now and then, for as long as it is polled.
-    pub(super) async fn keep_written(self: Arc<Self>) {
+    pub(crate) async fn keep_written(self: Arc<Self>) {
         loop {
             self.wake.notified().await;
             tokio::time::sleep(GATHER).await;
@@ -183,6 +185,7 @@ mod tests {
             code: Code::NoRoute,
             rule: "default",
             reason: "no route",
+            push: None,
         });
         let text = std::fs::read_to_string(folder.path().join("decisions.jsonl")).unwrap();
         assert_eq!(text.lines().count(), 1);

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 
 use bottle_outside::{Authority, Hop, Origin, SAID};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::attack::Shot;
@@ -39,8 +40,10 @@ impl Squid {
             at("."),
         );
         std::fs::write(at("squid.conf"), config).unwrap();
+        // Under a name of its own: what a killed one leaves in shared memory stops the next.
+        let name = format!("bottle{}", listen.to_string().replace('.', "x"));
         let child = Command::new("squid")
-            .args(["-N", "-f", &at("squid.conf")])
+            .args(["-N", "-n", &name, "-f", &at("squid.conf")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -57,7 +60,9 @@ impl Squid {
 
 impl Drop for Squid {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Asked, and not killed: it takes its shared memory along.
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
         let _ = self.child.wait();
     }
 }

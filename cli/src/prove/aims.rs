@@ -11,7 +11,7 @@ use bottle_planner::policy::Route;
 use bottle_planner::sidecar::{GIT_GATE_PORT, PIPELOCK_PORT, SUPERVISE_PORT};
 use bottle_planner::snapshot::ContainerState;
 use bottle_planner::words::Role;
-use bottle_sidecar::prove::{Granted, Known, Targets};
+use bottle_sidecar::prove::{GitRemote, Granted, Known, Targets};
 
 use super::Canary;
 
@@ -101,7 +101,23 @@ pub fn aims(
         granted: granted.map(|(host, address)| Granted { host: host.to_owned(), address }),
         known,
         refused: refused.map(|host| (*host).to_owned()).collect(),
+        git: git(plan),
         processes,
+    })
+}
+
+/// The first remote that may be pushed to.
+fn git(plan: &Plan) -> Option<GitRemote> {
+    let routes = &plan.grants.egress.routes;
+    plan.grants.git.iter().find_map(|(name, remote)| {
+        let (host, port) = (remote.upstream.host.as_str(), remote.upstream.port);
+        Some(GitRemote {
+            name: name.to_string(),
+            host: host.to_owned(),
+            port,
+            branch: remote.push.branches.first()?.clone(),
+            routed: routes.keys().any(|route| route.matches(host)),
+        })
     })
 }
 

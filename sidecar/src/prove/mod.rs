@@ -10,6 +10,7 @@
 //! chosen such that it changes nothing.
 
 mod files;
+mod git;
 mod http;
 mod limits;
 mod names;
@@ -33,6 +34,8 @@ use crate::exit;
 
 /// How long one attempt over the network may take.
 const PATIENCE: Duration = Duration::from_millis(1900);
+/// How long one may take that upstream has a part in.
+const LONG: Duration = Duration::from_secs(20);
 /// How long egress has to come up: the session may have begun a moment ago.
 const EGRESS: Duration = Duration::from_secs(5);
 /// The most bytes of an order.
@@ -83,6 +86,9 @@ pub struct Targets {
     pub known: Option<Known>,
     /// Hosts that no route names, well known and not.
     pub refused: Vec<String>,
+    /// A git remote behind the gate, where the session has one.
+    #[serde(default)]
+    pub git: Option<GitRemote>,
     /// How many processes the container may have, where it is few enough to try.
     pub processes: Option<u32>,
 }
@@ -103,6 +109,21 @@ pub struct Known {
     pub host: String,
     /// The port of its route, if a tunnel there is allowed.
     pub tunnel: Option<u16>,
+}
+
+/// A git remote behind the gate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GitRemote {
+    /// What the gate calls it.
+    pub name: String,
+    /// Upstream's host.
+    pub host: String,
+    /// Upstream's port.
+    pub port: u16,
+    /// A glob of the branches that may be pushed.
+    pub branch: String,
+    /// Whether a route of the agent's own leads to that host.
+    pub routed: bool,
 }
 
 /// What should become of an attempt.
@@ -172,6 +193,8 @@ enum Run {
     Now(Box<dyn FnOnce() -> Outcome>),
     /// Side by side with others of its kind; one that takes too long was refused.
     Later(Pin<Box<dyn Future<Output = Outcome>>>),
+    /// The same of what takes its time; silence then says nothing.
+    Patient(Pin<Box<dyn Future<Output = Outcome>>>),
 }
 
 /// An attempt that is yet to be made.
@@ -214,6 +237,16 @@ impl Family {
         self.add(expected, id.into(), what.into(), Run::Later(Box::pin(run)));
     }
 
+    fn patient(
+        &mut self,
+        expected: Expected,
+        id: impl Into<String>,
+        what: impl Into<String>,
+        run: impl Future<Output = Outcome> + 'static,
+    ) {
+        self.add(expected, id.into(), what.into(), Run::Patient(Box::pin(run)));
+    }
+
     fn add(&mut self, expected: Expected, id: String, what: String, run: Run) {
         self.attempts.push(Attempt { id, family: self.name, what, expected, run });
     }
@@ -225,6 +258,7 @@ fn attempts(targets: &Targets) -> Vec<Attempt> {
         network::attempts(targets),
         names::attempts(targets),
         proxy::attempts(targets),
+        git::attempts(targets),
         files::attempts(),
         privileges::attempts(),
         limits::attempts(targets),
@@ -272,6 +306,10 @@ fn findings(targets: &Targets) -> Vec<Finding> {
             Run::Later(later) => Made::Waits(Box::pin(async move {
                 let silent = || Outcome::Refused("no answer".to_owned());
                 done(timeout(PATIENCE, later).await.unwrap_or_else(|_| silent()))
+            })),
+            Run::Patient(later) => Made::Waits(Box::pin(async move {
+                let silent = || Outcome::NotTried("no answer".to_owned());
+                done(timeout(LONG, later).await.unwrap_or_else(|_| silent()))
             })),
         }
     });
@@ -339,6 +377,13 @@ mod tests {
             granted: Some(Granted { host: "canary.test".into(), address: address(1) }),
             known: Some(Known { host: "canary.test".into(), tunnel: None }),
             refused: vec!["refused.invalid".into(), "dns.google".into()],
+            git: Some(GitRemote {
+                name: "web".into(),
+                host: "git.test".into(),
+                port: 22,
+                branch: "agent/*".into(),
+                routed: false,
+            }),
             processes: Some(64),
         }
     }
@@ -379,7 +424,7 @@ mod tests {
     #[test]
     fn every_family_that_refuses_over_the_network_has_a_twin_that_works() {
         let all = attempts(&targets());
-        for family in ["network", "names", "proxy"] {
+        for family in ["network", "names", "proxy", "git"] {
             let twin = |a: &&Attempt| a.family == family && a.expected == Expected::Allowed;
             assert!(all.iter().any(|attempt| twin(&attempt)), "{family} has none");
         }

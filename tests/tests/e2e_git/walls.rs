@@ -77,3 +77,18 @@ fn the_gate_has_no_way_out_of_its_own_and_no_privilege() {
     assert!(head(&agent, &upstream).contains(" 403 "), "the agent");
     world.down();
 }
+
+#[test]
+fn prove_tries_the_gate_of_a_running_session() {
+    let world = World::ssh("gitprove", "");
+    let before = world.upstream.refs();
+    let ran = world.host.run(&["prove", &world.session, "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    let rows = found["attempts"].as_array().expect("a list");
+    for id in ["git-read", "git-secret", "git-keys", "git-settings", "git-archive", "git-past"] {
+        let row = rows.iter().find(|row| row["id"] == id).unwrap_or_else(|| panic!("no {id}"));
+        assert_eq!((&row["tried"], &row["held"]), (&true.into(), &true.into()), "{row}");
+    }
+    assert_eq!(world.upstream.refs(), before);
+    world.down();
+}

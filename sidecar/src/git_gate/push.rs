@@ -2,8 +2,8 @@
 //! clean, does upstream take it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bottle_planner::decision::{Code, Outcome, Push, PushFinding, RefUpdate};
@@ -148,8 +148,15 @@ fn look_blocking(
         Ok(detector) => detector,
         Err(error) => return Err(Box::new(broke_off(mirror, asked, &error))),
     };
+    let tips: Vec<&str> = asked
+        .updates
+        .iter()
+        .filter(|update| update.change() != Change::Delete)
+        .map(|update| update.new.as_str())
+        .collect();
     let passing = keys.passing(&mirror.name);
-    let scan = Scan { mirror, quarantine, detector, passing, done: &progress.done };
+    let (tips, done, bases) = (tips.as_slice(), &progress.done, OnceLock::new());
+    let scan = Scan { mirror, quarantine, tips, detector, passing, done, bases };
     let mut push = record(mirror, asked, |name| scan.shown(name));
     let refuse = |mut push: Push, code, reason| {
         push.millis = millis(begun);
@@ -170,13 +177,7 @@ fn look_blocking(
         }
     }
 
-    let tips: Vec<&str> = asked
-        .updates
-        .iter()
-        .filter(|update| update.change() != Change::Delete)
-        .map(|update| update.new.as_str())
-        .collect();
-    let objects = match new_objects(mirror, quarantine, &tips) {
+    let objects = match new_objects(mirror, quarantine, tips) {
         Ok(objects) => objects,
         Err(ObjectsError::Refused(reason)) => return refuse(push, Code::Limit, reason),
         Err(error) => return refuse(push, Code::Malformed, error.to_string()),
@@ -194,19 +195,19 @@ fn look_blocking(
     if found.is_empty() {
         return Ok(Clean { push });
     }
-    push.findings = tell(&scan, &objects, &found, &tips);
+    push.findings = tell(&scan, &objects, &found);
     Err(Box::new(leak(push, found.len())))
 }
 
 /// Which commit brings each finding, for as many as are told.
-fn tell(scan: &Scan<'_>, objects: &[Object], found: &[Found], tips: &[&str]) -> Vec<PushFinding> {
+fn tell(scan: &Scan<'_>, objects: &[Object], found: &[Found]) -> Vec<PushFinding> {
     let told = found.iter().take(MOST_FINDINGS).map(|found| {
         let kind = objects.iter().find(|object| object.id == found.object).map(|o| o.kind);
         PushFinding {
             rule: found.rule.clone(),
             place: found.place.clone(),
             line: found.line,
-            commit: scan.commit(&found.object, kind.unwrap_or(Kind::Blob), tips),
+            commit: scan.commit(&found.object, kind.unwrap_or(Kind::Blob)),
             fingerprint: found.fingerprint(),
         }
     });

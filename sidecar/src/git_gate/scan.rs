@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
@@ -25,6 +26,12 @@ const PIECE: usize = 256 << 10;
 const LARGEST_PART: u64 = 64 << 20;
 /// Nothing that is asked about a finding has a longer answer.
 const LONGEST: u64 = 64 << 20;
+/// A file is compared with upstream's up to this size, and a finding from this length on: a shorter
+/// one could be anything.
+const LARGEST_COMPARED: u64 = 8 << 20;
+const SHORTEST_COMPARED: usize = 16;
+/// With so many of upstream's commits.
+const MOST_BASES: usize = 16;
 /// The rule of what could not be looked into.
 const LIMIT_UNPACK: &str = "limit-unpack";
 
@@ -51,11 +58,15 @@ impl Found {
 pub(super) struct Scan<'a> {
     pub(super) mirror: &'a Mirror,
     pub(super) quarantine: Option<&'a Path>,
+    /// The new ids of the pushed refs.
+    pub(super) tips: &'a [&'a str],
     pub(super) detector: Detector,
     /// Names of values that this upstream is meant to see.
     pub(super) passing: BTreeSet<String>,
     /// Bytes looked at so far, for whoever shows the progress.
     pub(super) done: &'a AtomicU64,
+    /// Commits of upstream's that the new ones come after, once somebody asked.
+    pub(super) bases: OnceLock<Vec<String>>,
 }
 
 impl Scan<'_> {
@@ -202,6 +213,9 @@ impl Scan<'_> {
         for view in View::ALL {
             let of_view = found.iter().filter(|(of, _)| *of == view).map(|(_, f)| f.clone());
             for finding in self.meant(of_view.collect()).into_iter().take(MOST_FINDINGS) {
+                if view == View::Raw && self.is_upstream(object, &finding) {
+                    continue;
+                }
                 let found = Found {
                     rule: rule(&finding.what).to_owned(),
                     object: object.id.clone(),
@@ -219,6 +233,45 @@ impl Scan<'_> {
             }
         }
         Ok(told)
+    }
+
+    /// Whether upstream has the very bytes that were found in that file already: whoever changes
+    /// another line of it sends nothing new. Not asked of what a rule sees only the beginning of.
+    fn is_upstream(&self, object: &Object, finding: &Finding) -> bool {
+        let part = |name: &str| name.starts_with("limit-") || name.contains("private-key");
+        let span = finding.span.start as usize..finding.span.end as usize;
+        if object.path.is_empty()
+            || object.size > LARGEST_COMPARED
+            || part(rule(&finding.what))
+            || span.len() < SHORTEST_COMPARED
+        {
+            return false;
+        }
+        let Some(new) = self.content(&object.id) else { return false };
+        let Some(secret) = new.get(span) else { return false };
+        let has = |base: &String| {
+            let old = self.content(&format!("{base}:{}", object.path));
+            old.is_some_and(|old| old.windows(secret.len()).any(|window| window == secret))
+        };
+        self.bases().iter().any(has)
+    }
+
+    fn content(&self, blob: &str) -> Option<Vec<u8>> {
+        let mut command = self.mirror.git.at(&self.mirror.folder, self.quarantine);
+        command.args(["cat-file", "blob", blob]);
+        run(&mut command, Vec::new(), LARGEST_COMPARED).ok().filter(|d| d.ok).map(|d| d.out)
+    }
+
+    fn bases(&self) -> &[String] {
+        self.bases.get_or_init(|| {
+            let mut command = self.mirror.git.at(&self.mirror.folder, self.quarantine);
+            command.args(["rev-list", "--boundary"]).args(self.tips).args(["--not", "--all", "--"]);
+            let done = run(&mut command, Vec::new(), LONGEST);
+            let text = done.map(|done| String::from_utf8_lossy(&done.out).into_owned());
+            let text = text.unwrap_or_default();
+            let bases = text.lines().filter_map(|line| line.strip_prefix('-'));
+            bases.take(MOST_BASES).map(str::to_owned).collect()
+        })
     }
 
     /// Reads a blob once more, up to where something was found.
@@ -311,7 +364,7 @@ impl Scan<'_> {
     }
 
     /// The commit that brings an object: the oldest of those that upstream does not have.
-    pub(super) fn commit(&self, object: &str, kind: Kind, tips: &[&str]) -> Option<String> {
+    pub(super) fn commit(&self, object: &str, kind: Kind) -> Option<String> {
         if kind == Kind::Commit {
             return Some(object.to_owned());
         }
@@ -321,18 +374,18 @@ impl Scan<'_> {
         // A commit's own tree is in no other tree that could be found to change.
         let by_root = kind == Kind::Tree;
         let words = [format!("--find-object={object}")];
-        let first = self.first(&["-m", "-t", "--no-renames", &words[0]], tips, |_| true);
+        let first = self.first(&["-m", "-t", "--no-renames", &words[0]], |_| true);
         first.or_else(|| {
             let own = |tree: &str| tree == object;
-            if by_root { self.first(&[], tips, own) } else { None }
+            if by_root { self.first(&[], own) } else { None }
         })
     }
 
     /// The oldest new commit that git's log picks by these words, and whose tree is a right one.
-    fn first(&self, words: &[&str], tips: &[&str], right: impl Fn(&str) -> bool) -> Option<String> {
+    fn first(&self, words: &[&str], right: impl Fn(&str) -> bool) -> Option<String> {
         let mut command = self.mirror.git.at(&self.mirror.folder, self.quarantine);
         command.args(["log", "--reverse", "--format=%H %T", "--no-patch"]).args(words);
-        command.args(tips).args(["--not", "--all", "--"]);
+        command.args(self.tips).args(["--not", "--all", "--"]);
         let done = run(&mut command, Vec::new(), LONGEST).ok()?;
         let text = String::from_utf8_lossy(&done.out);
         let mut commits = text.lines().filter_map(|line| line.split_once(' '));

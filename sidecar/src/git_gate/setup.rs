@@ -109,7 +109,7 @@ fn git_config(layout: &Layout, egress: SocketAddr) -> String {
 }
 
 /// The pinned keys, the one key of this remote, and no way out but egress. A connection is kept for
-/// a minute, so that a push does not pay for two.
+/// ten minutes, so that a push does not pay for two.
 fn ssh_config(layout: &Layout, remote: &Name, egress: SocketAddr) -> String {
     let (tool, trouble) = (layout.tool(Tool::Connect), layout.trouble(remote));
     let connect = format!("{} {egress} %h %p {}", tool.display(), trouble.display());
@@ -138,7 +138,7 @@ fn ssh_config(layout: &Layout, remote: &Name, egress: SocketAddr) -> String {
         ("ProxyCommand", connect),
         ("ControlMaster", "auto".into()),
         ("ControlPath", layout.connection(remote).display().to_string()),
-        ("ControlPersist", "60".into()),
+        ("ControlPersist", "600".into()),
     ];
     let mut text = String::from("Host *\n");
     for (key, value) in settings {

@@ -171,6 +171,13 @@ fn what_upstream_has_already_stops_no_new_branch() {
     world.git("agent", &["checkout", "-q", "HEAD~1", "--", "old"]).good();
     world.commit("agent", "back");
     world.push("agent").good();
+    // A change to another line of that file sends nothing new; another secret in it does.
+    world.write("agent/old", format!("one more line\nkey = {}\n", token(4)));
+    world.commit("agent", "changed");
+    world.push("agent").good();
+    world.write("agent/old", format!("key = {}\nkey = {}\n", token(4), token(5)));
+    world.commit("agent", "and another");
+    world.push("agent").refused("old, line 2: github-pat");
 }
 
 #[test]

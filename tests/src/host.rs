@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -46,6 +46,31 @@ pub struct User {
     pub gid: u32,
     /// The group that may talk to the engine.
     pub engine_group: u32,
+}
+
+impl User {
+    /// One other than who runs the tests, in the engine's group, made if it is missing.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be made, or no engine has a socket.
+    #[must_use]
+    pub fn somebody() -> Self {
+        const NAME: &str = "bottle-e2e";
+        const IDS: [&str; 2] = ["-u", "-g"];
+        let id = |what: &str| {
+            let ran = ran(Command::new("id").args([what, NAME]), b"");
+            ran.ok().then(|| ran.out.trim().parse::<u32>().expect("a number"))
+        };
+        if IDS.iter().any(|what| id(what).is_none()) {
+            let made = ran(Command::new("useradd").args(["--system", "--user-group", NAME]), b"");
+            // Another test's process may have been first.
+            assert!(made.ok() || id("-u").is_some(), "{}", made.err);
+        }
+        let [uid, gid] = IDS.map(|what| id(what).expect("a user"));
+        let engine_group = fs::metadata("/var/run/docker.sock").expect("an engine's socket").gid();
+        Self { uid, gid, engine_group }
+    }
 }
 
 /// What a run of a program left.
@@ -436,7 +461,6 @@ impl Kind {
 
 /// The user who runs the tests: whoever owns this process.
 fn own_uid() -> u32 {
-    use std::os::unix::fs::MetadataExt as _;
     fs::metadata("/proc/self").expect("a process has a folder in /proc").uid()
 }
 

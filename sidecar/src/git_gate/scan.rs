@@ -20,6 +20,8 @@ use super::wide::{Order, Wide};
 
 /// As many findings are told; a push that has more is refused just the same.
 pub(super) const MOST_FINDINGS: usize = 20;
+/// After so many no more are looked for.
+const ENOUGH: usize = 200;
 /// Bytes that are read at once.
 const PIECE: usize = 256 << 10;
 /// A commit, tree or tag is looked at as a whole: larger ones are refused.
@@ -147,7 +149,7 @@ impl Scan<'_> {
         let mut found = Vec::new();
         let mut reader = Reader::open(self.mirror, self.quarantine, objects)?;
         for object in objects {
-            if told.load(Ordering::Relaxed) >= MOST_FINDINGS {
+            if told.load(Ordering::Relaxed) >= ENOUGH {
                 break;
             }
             reader.begin(object)?;

@@ -1,7 +1,9 @@
 //! Cloning, pushing and being stopped, over ssh and over https, from the manifest to the log.
 
+use std::os::unix::fs::chown;
+
 use bottle_outside::Authority;
-use bottle_tests::host::{Host, unique};
+use bottle_tests::host::{Host, User, docker, unique};
 
 use crate::hosts::Upstream;
 use crate::{World, manifest};
@@ -95,4 +97,19 @@ fn a_key_with_a_passphrase_is_refused_at_plan_time() {
     let words = ["plan", "--manifest", "bottle.yaml", "--name", "locked", "-o", "plan.json"];
     let refused = host.run(&words).code(1).says("is protected by a passphrase");
     refused.says("`secret:`");
+}
+
+#[test]
+fn a_user_of_the_engines_group_has_a_gate_of_his_own_user() {
+    let user = User::somebody();
+    let uid = user.uid;
+    let host = Host::untouched().owned_by(user);
+    let upstream = Upstream::ssh(&host, "");
+    chown(upstream.at("id"), Some(uid), None).expect("root gives it away");
+    let world = World::up(host, upstream, "gituser");
+    world.inside("cd /tmp/web && echo hi > a && git add a && git commit -qm clean").code(0);
+    world.inside("cd /tmp/web && git push origin HEAD").code(0).says("passed on to web");
+    let id = docker(&["exec", &world.gate(), "sh", "-c", "id -u; stat -c %u /mirrors/web.git"]);
+    assert_eq!(id.out, format!("{uid}\n{uid}\n"));
+    world.down();
 }

@@ -235,24 +235,6 @@ fn a_plan_is_its_owners_alone() {
     assert_eq!(runs_of(&session), runs);
 }
 
-/// A user other than the one who runs the tests, in the engine's group, made if it is missing.
-fn somebody() -> User {
-    const NAME: &str = "bottle-e2e";
-    const IDS: [&str; 2] = ["-u", "-g"];
-    let id = |what: &str| {
-        let ran = ran(Command::new("id").args([what, NAME]), b"");
-        ran.ok().then(|| ran.out.trim().parse::<u32>().expect("a number"))
-    };
-    if IDS.iter().any(|what| id(what).is_none()) {
-        let made = ran(Command::new("useradd").args(["--system", "--user-group", NAME]), b"");
-        // Another test's process may have been first.
-        assert!(made.ok() || id("-u").is_some(), "{}", made.err);
-    }
-    let [uid, gid] = IDS.map(|what| id(what).expect("a user"));
-    let engine_group = fs::metadata("/var/run/docker.sock").expect("an engine's socket").gid();
-    User { uid, gid, engine_group }
-}
-
 /// Everything below a folder that others could read, and whatever is not this user's.
 fn open_to_others(folder: &Path, uid: u32, found: &mut Vec<String>) {
     for entry in fs::read_dir(folder).expect("readable").flatten() {
@@ -305,7 +287,7 @@ fn root_lives_with_it() {
 
 #[test]
 fn a_user_of_the_engines_group_lives_with_it() {
-    let user = somebody();
+    let user = User::somebody();
     let (uid, gid) = (user.uid, user.gid);
     let host = Host::untouched().owned_by(user);
     host.write("work/bottle.yaml", &manifest("", "{host: one.example.test}"));

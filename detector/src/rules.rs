@@ -12,7 +12,7 @@ mod prefix;
 use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use aho_corasick::automaton::OverlappingState;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, StartKind};
@@ -81,7 +81,7 @@ pub(crate) enum Meaning {
 #[derive(Debug, Clone)]
 struct Rule {
     id: Arc<str>,
-    regex: Option<Regex>,
+    regex: Option<Pattern>,
     path: Option<Regex>,
     entropy: Option<f64>,
     group: Option<usize>,
@@ -91,6 +91,25 @@ struct Rule {
     at_word: bool,
     reach: usize,
     looks_at_lines: bool,
+}
+
+/// A pattern that is compiled when it is first used. Most of the built-in ones never are, and all of
+/// them compiled are what takes most of an idle egress's memory.
+#[derive(Debug, Clone)]
+struct Pattern(Arc<(Hir, OnceLock<Regex>)>);
+
+impl Pattern {
+    fn new(hir: Hir) -> Self {
+        Self(Arc::new((hir, OnceLock::new())))
+    }
+
+    fn regex(&self) -> &Regex {
+        let (hir, regex) = &*self.0;
+        // A user's patterns are tried when they are read, and a test tries ours.
+        regex.get_or_init(|| {
+            build(hir).unwrap_or_else(|e| unreachable!("a pattern that compiles, yet: {e}"))
+        })
+    }
 }
 
 /// Where a rule is tried.
@@ -146,7 +165,13 @@ impl Rules {
             return Err(RulesError(format!("{count} rules, expected at most {MOST_RULES}")));
         }
         for rule in wanted {
-            rules.push(compile(rule)?);
+            let rule = compile(rule)?;
+            if let Some(pattern) = &rule.regex {
+                let built = build(&pattern.0.0)
+                    .map_err(|e| RulesError(format!("rule `{}`: `regex` {e}", rule.id)))?;
+                pattern.0.1.get_or_init(|| built);
+            }
+            rules.push(rule);
         }
         let mut allow = Vec::new();
         for list in &own.allow {
@@ -318,7 +343,7 @@ impl Rule {
         allow: &[Allow],
         path: Option<&str>,
     ) -> Option<(Range<usize>, Option<Range<usize>>)> {
-        let regex = self.regex.as_ref()?;
+        let regex = self.regex.as_ref()?.regex();
         // Nearly all that is tried does not match, and finding groups is the dearer search.
         if !regex.is_match(input.clone().earliest(true)) {
             return None;
@@ -397,18 +422,18 @@ fn compile(rule: &format::Rule) -> Result<Rule, RulesError> {
     if rule.regex.is_none() && rule.path.is_none() {
         return Err(wrong("expected a `regex` or a `path`".into()));
     }
-    let compiled = rule.regex.as_deref().map(|regex| pattern(&of, "regex", regex)).transpose()?;
+    let hir = rule.regex.as_deref().map(|regex| parse(&of, "regex", regex)).transpose()?;
     let path = rule.path.as_deref().map(|path| pattern(&of, "path", path)).transpose()?;
-    let (plan, at_word, reach) = match &compiled {
+    let (plan, at_word, reach) = match &hir {
         None => (Plan::Path, false, 0),
-        Some((_, hir)) => {
+        Some(hir) => {
             let longest = hir.properties().maximum_len().unwrap_or(LONGEST_MATCH);
             let plan = plan(hir, &rule.keywords);
             let at_word = matches!(plan, Plan::Prefix(_)) && prefix::begins_a_word(hir);
             (plan, at_word, longest.clamp(1, LONGEST_MATCH))
         }
     };
-    let groups = compiled.as_ref().map_or(1, |(regex, _)| regex.captures_len());
+    let groups = hir.as_ref().map_or(1, |hir| hir.properties().explicit_captures_len() + 1);
     if let Some(group) = rule.group.filter(|group| *group >= groups) {
         let has = groups - 1;
         return Err(wrong(format!("`secretGroup` is {group}, yet the regex has {has} group(s)")));
@@ -417,8 +442,8 @@ fn compile(rule: &format::Rule) -> Result<Rule, RulesError> {
         rule.allow.iter().map(|list| compile_allow(&of, list)).collect::<Result<_, _>>()?;
     Ok(Rule {
         id: rule.id.as_str().into(),
-        regex: compiled.map(|(regex, _)| regex),
-        path: path.map(|(path, _)| path),
+        regex: hir.map(Pattern::new),
+        path,
         entropy: rule.entropy,
         group: rule.group,
         looks_at_lines: allow.iter().any(|list| list.target == Target::Line),
@@ -457,7 +482,7 @@ fn plan(hir: &Hir, keywords: &[String]) -> Plan {
 
 fn compile_allow(of: &str, list: &format::AllowList) -> Result<Allow, RulesError> {
     let patterns = |key: &str, all: &[String]| -> Result<Vec<Regex>, RulesError> {
-        all.iter().map(|one| pattern(of, key, one).map(|(regex, _)| regex)).collect()
+        all.iter().map(|one| pattern(of, key, one)).collect()
     };
     // An empty word is in every secret.
     let words: Vec<&String> = list.stopwords.iter().filter(|word| !word.is_empty()).collect();
@@ -477,36 +502,41 @@ fn compile_allow(of: &str, list: &format::AllowList) -> Result<Allow, RulesError
     })
 }
 
-/// Compiles a pattern as Go understands it: `\b`, `\w` and `(?i)` are about ASCII. Only one that
-/// speaks of other characters is compiled for them.
-fn pattern(of: &str, key: &str, go: &str) -> Result<(Regex, Hir), RulesError> {
+/// Compiles a pattern.
+fn pattern(of: &str, key: &str, go: &str) -> Result<Regex, RulesError> {
+    build(&parse(of, key, go)?).map_err(|e| RulesError(format!("{of}: `{key}` {e}")))
+}
+
+/// Reads a pattern as Go understands it: `\b`, `\w` and `(?i)` are about ASCII. Only one that speaks
+/// of other characters is read for them.
+fn parse(of: &str, key: &str, go: &str) -> Result<Hir, RulesError> {
     let rust = dialect::from_go(go);
     let parse = |unicode: bool| {
         let mut parser = regex_syntax::ParserBuilder::new();
         parser.utf8(false).unicode(unicode).nest_limit(200).build().parse(&rust).map_err(Box::new)
     };
-    let wrong = |what: &str| RulesError(format!("{of}: `{key}` does not compile: {what}"));
-    let hir = match parse(false) {
-        Ok(hir) => hir,
-        Err(_) => parse(true).map_err(|e| {
-            let text = e.to_string();
-            // The parser draws the pattern; its last line says what is wrong.
-            let last = text.lines().last().unwrap_or_default();
-            wrong(last.trim_start_matches("error: "))
-        })?,
-    };
+    parse(false).or_else(|_| parse(true)).map_err(|e| {
+        let text = e.to_string();
+        // The parser draws the pattern; its last line says what is wrong.
+        let last = text.lines().last().unwrap_or_default();
+        let what = last.trim_start_matches("error: ");
+        RulesError(format!("{of}: `{key}` does not compile: {what}"))
+    })
+}
+
+/// Compiles what was read; the error goes on from the pattern's name.
+fn build(hir: &Hir) -> Result<Regex, String> {
     let config = Config::new()
         .utf8_empty(false)
         .nfa_size_limit(Some(LARGEST_PATTERN))
         .onepass_size_limit(Some(LARGEST_PATTERN / 4))
         .hybrid_cache_capacity(LARGEST_PATTERN / 4);
-    match Regex::builder().configure(config).build_from_hir(&hir) {
-        Ok(regex) => Ok((regex, hir)),
-        Err(e) => match e.size_limit() {
-            Some(limit) => Err(wrong(&format!("it takes more than {limit} bytes of memory"))),
-            None => Err(wrong(&e.to_string())),
-        },
-    }
+    Regex::builder().configure(config).build_from_hir(hir).map_err(|e| match e.size_limit() {
+        Some(limit) => {
+            format!("does not compile: it takes more than {limit} bytes of memory")
+        }
+        None => format!("does not compile: {e}"),
+    })
 }
 
 #[cfg(test)]

@@ -245,6 +245,7 @@ fn errors_name_the_rule_and_what_is_wrong() {
 #[test]
 fn every_pattern_of_ours_compiles() {
     let rules = Rules::builtin();
-    let compiled = rules.rules.iter().filter_map(|rule| rule.regex.as_ref()).map(super::Pattern::regex);
+    let compiled =
+        rules.rules.iter().filter_map(|rule| rule.regex.as_ref()).map(super::Pattern::regex);
     assert!(compiled.count() > 100);
 }

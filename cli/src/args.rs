@@ -32,6 +32,7 @@ pub struct Cli {
 fn long_help() -> String {
     format!(
         "Examples:\n  bottle init                        write a first manifest\n  \
+         bottle start dev                   start agent dev, after a question, and join it\n  \
          bottle plan dev -o plan.json       plan a session of agent dev\n  \
          bottle show plan.json              read the plan\n  \
          bottle apply plan.json             carry it out, after a question\n  \
@@ -73,7 +74,7 @@ pub enum Command {
     Attach(commands::attach::Attach),
     /// Run a program beside the agent
     Exec(commands::exec::Exec),
-    /// Print what an agent or a sidecar printed
+    /// Print what the containers of a session printed
     Logs(commands::logs::Logs),
     /// Stop a session; nothing of it goes
     Stop(commands::stop::Stop),

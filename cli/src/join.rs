@@ -18,6 +18,9 @@ use crate::world;
 /// How long the last words of a program that has ended are waited for, in all.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
+/// The most that was typed and the program has not read yet, in bytes.
+const UNREAD: usize = 64 << 10;
+
 /// How being with a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
@@ -49,7 +52,8 @@ pub async fn join(
     let mut terminated = handler(SignalKind::terminate())?;
     let mut stdin = tokio::io::stdin();
     let mut typed = [0; 4096];
-    let mut reading = true;
+    let (mut reading, mut open) = (true, true);
+    let mut unread = Vec::new();
     if let (true, Some(size)) = (terminal, terminal::size()) {
         // A program that is gone by now has no terminal; what it said comes all the same.
         let _ = resize(size).await;
@@ -57,46 +61,49 @@ pub async fn join(
     tokio::pin!(ended);
     let mut last_words = None;
     let left = loop {
+        // Programs that read to the end of their input are told that this is it; a terminal has no
+        // such end.
+        if !reading && open && unread.is_empty() && !terminal {
+            open = false;
+            let _ = input.shutdown().await;
+        }
         tokio::select! {
-            // What it printed comes before that it ended.
+            // The person comes first: a program that prints without end must not keep anybody from
+            // leaving, nor one that does not read. What it printed comes before that it ended.
             biased;
-            piece = output.next() => match piece {
-                Some(Ok(piece)) => printer.pass(&piece.bytes, piece.is_error)?,
-                // An engine that goes away ends its streams either way.
-                Some(Err(_)) | None => break Left::Ended,
-            },
-            read = stdin.read(&mut typed), if reading => match read {
-                Ok(0) | Err(_) => {
-                    reading = false;
-                    // Programs that read to the end of their input are told that this is it; a
-                    // terminal has no such end.
-                    if !terminal {
-                        let _ = input.shutdown().await;
-                    }
-                }
+            _ = hung_up.recv() => break Left::Asked(129),
+            _ = terminated.recv() => break Left::Asked(143),
+            read = stdin.read(&mut typed), if reading && unread.len() < UNREAD => match read {
+                Ok(0) | Err(_) => reading = false,
+                Ok(length) if raw.is_none() => unread.extend_from_slice(&typed[..length]),
                 Ok(length) => {
-                    let (on, leave) = if raw.is_some() {
-                        keys.filter(&typed[..length])
-                    } else {
-                        (typed[..length].to_vec(), false)
-                    };
-                    // A program that ended does not read any more; its last words still come.
-                    let _ = input.write_all(&on).await;
-                    let _ = input.flush().await;
+                    let (on, leave) = keys.filter(&typed[..length]);
                     if leave {
                         break Left::Detached;
                     }
+                    unread.extend(on);
                 }
             },
             _ = resized.recv(), if terminal => if let Some(size) = terminal::size() {
                 let _ = resize(size).await;
             },
+            written = input.write(&unread), if open && !unread.is_empty() => match written {
+                Ok(length) if length > 0 => drop(unread.drain(..length)),
+                // A program that ended does not read any more; its last words still come.
+                Ok(_) | Err(_) => {
+                    (reading, open) = (false, false);
+                    unread.clear();
+                }
+            },
+            piece = output.next() => match piece {
+                Some(Ok(piece)) => printer.pass(&piece.bytes, piece.is_error)?,
+                // An engine that goes away ends its streams either way.
+                Some(Err(_)) | None => break Left::Ended,
+            },
             () = &mut ended, if last_words.is_none() => {
                 last_words = Some(Instant::now() + LAST_WORDS);
             }
             () = until(last_words), if last_words.is_some() => break Left::Ended,
-            _ = hung_up.recv() => break Left::Asked(129),
-            _ = terminated.recv() => break Left::Asked(143),
         }
     };
     drop(raw);

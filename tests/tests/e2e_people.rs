@@ -149,6 +149,18 @@ fn a_person_joins_an_agent_leaves_it_and_comes_back() {
 }
 
 #[test]
+fn an_agent_that_prints_without_end_keeps_nobody() {
+    let host = host("exec yes");
+    let session = unique("floods");
+    let mut person = OnTerminal::run(&host, &start(&session, &[]));
+    person.shows("y\r\ny");
+    person.types("\u{10}\u{11}");
+    let code = person.ends().0;
+    assert_eq!(code, Some(0));
+    host.run(&["destroy", &session, "--yes"]).code(0);
+}
+
+#[test]
 fn an_agent_that_ends_well_leaves_nothing_and_another_everything() {
     let good = host("echo done");
     let session = unique("good");

@@ -126,10 +126,7 @@ fn launch(
             secrets: &[],
         };
         carry_out::check(&job)?;
-        // What was approved once is not asked again where only what was minted for it differs.
-        let same = approved.as_ref().is_some_and(|before| {
-            before.grants == plan.grants && before.spec == plan.spec && before.parent == plan.parent
-        });
+        let same = approved.as_ref().is_some_and(|before| differs_in_minted_alone(before, &plan));
         let consent = Consent { yes: args.yes || same, ..Consent::default() };
         let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
         job.confirmed = confirmed.as_ref();
@@ -157,6 +154,19 @@ fn launch(
     let exit = attach(&running, keys, true, context)?;
     drop(running);
     ended(&identity, exit, context)
+}
+
+/// Whether what was approved need not be asked again: nothing differs but what is minted for a
+/// session (its networks and addresses, the time), and nothing may be lost.
+fn differs_in_minted_alone(before: &Plan, now: &Plan) -> bool {
+    let mut session = now.session.clone();
+    session.net.clone_from(&before.session.net);
+    session.out.clone_from(&before.session.out);
+    session.places.clone_from(&before.session.places);
+    session.started_at.clone_from(&before.session.started_at);
+    session == before.session
+        && (&before.grants, &before.spec, &before.parent) == (&now.grants, &now.spec, &now.parent)
+        && !now.actions.iter().any(|action| action.destructive)
 }
 
 /// One plan of the launch, its inputs and its text.

@@ -497,10 +497,12 @@ pub fn ran(command: &mut Command, input: &[u8]) -> Ran {
         .spawn()
         .unwrap_or_else(|e| panic!("{:?} does not start: {e}", command.get_program()));
     let mut stdin = child.stdin.take().expect("piped");
-    // A program that does not read its input closes it: that is its affair.
-    let _ = stdin.write_all(input);
-    drop(stdin);
-    Ran::of(&child.wait_with_output().expect("it ends"))
+    std::thread::scope(|scope| {
+        // Beside reading, so that neither waits for the other; and a program that does not read its
+        // input closes it: that is its affair.
+        scope.spawn(move || drop(stdin.write_all(input)));
+        Ran::of(&child.wait_with_output().expect("it ends"))
+    })
 }
 
 impl Ran {

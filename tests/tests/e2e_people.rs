@@ -192,6 +192,10 @@ fn a_program_beside_the_agent_has_its_place_and_its_variables() {
         host.run_with(&["exec", &session, "-w", "/tmp", "--", "sh", "-c", "pwd; cat"], "in\n");
     assert_eq!(ran.code(0).out, "/tmp\nin\n");
     host.run(&["exec", &session, "-e", "hunter2", "--", "true"]).code(64);
+    // More than any pipe between holds, both ways at once.
+    let much = "0123456789abcdef".repeat(1 << 18);
+    let ran = host.run_with(&["exec", &session, "--", "cat"], &much).code(0);
+    assert!(ran.out == much, "{} of {} bytes came back", ran.out.len(), much.len());
 
     host.run(&["stop", &session]).code(0).says("bottle resume");
     assert_eq!(list(&host, &session)["state"], "ended");

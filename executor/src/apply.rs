@@ -342,6 +342,7 @@ fn refuse_unconfirmed(request: &Request<'_>) -> Result<(), ApplyError> {
     }
     let mounted = plan.actions.iter().filter_map(|a| match &a.op {
         Operation::Container(spec) => ops::mounts_workspace(spec),
+        Operation::Placeholder(stand) => Some(&stand.workspace),
         _ => None,
     });
     let brought = plan.session.workspace.iter().map(|w| &w.host).chain(mounted);

@@ -11,8 +11,8 @@ use bottle_planner::document;
 use bottle_planner::plan::{
     Action, ActionId, AssembleImage, BuildImage, Connect, ContainerRef, ContainerSpec, Deliver,
     Effect, Expect, File, Folder, ImportImage, LABEL_IDENTITY, LABEL_OWNER, LABEL_PLAN, LABEL_SPEC,
-    MintCa, Mount, NetworkSpec, Operation, Plan, PullImage, Reload, RemoveFile, Upload,
-    UploadSource, VolumeSpec,
+    MintCa, Mount, NetworkSpec, Operation, Placeholder, Plan, PullImage, Reload, RemoveFile,
+    Upload, UploadSource, VolumeSpec,
 };
 use bottle_planner::policy::HostConfig;
 use bottle_planner::sidecar::{BIN, BINARY, SIDECAR_BINARY};
@@ -29,7 +29,9 @@ use crate::files::{Entry, FileError, Kind, Root};
 use crate::journal::{JournalError, Note, Previous};
 use crate::ledger::{APPLIED, BACKUP, LedgerError, own};
 use crate::lock::{Lock, LockError};
+use crate::mounted;
 use crate::pack;
+use crate::repository;
 use crate::secrets::{Env, Gathered};
 use crate::state::{Ledger, Roots};
 use crate::tool::{self, ToolBinary, ToolError};
@@ -83,6 +85,9 @@ pub enum OpError {
     /// A folder of the host could not be packed.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
+    /// A folder that is to be mounted could not be looked through.
+    #[error(transparent)]
+    Mounted(#[from] mounted::MountedError),
     /// A container did not take its secrets.
     #[error("expected {role} to take its secrets, found {why}")]
     Delivery {
@@ -233,6 +238,9 @@ pub(crate) fn subject(op: &Operation) -> String {
         }
         Operation::Deliver(deliver) => container(&deliver.container),
         Operation::Reload(reload) => container(&reload.container),
+        Operation::Placeholder(stand) | Operation::RemovePlaceholder(stand) => {
+            stand.workspace.join(&stand.path).to_string()
+        }
         Operation::Archive(_) => "state".to_owned(),
     }
 }
@@ -285,6 +293,11 @@ impl<E: Engine> World<'_, E> {
                 let id = object.name.clone();
                 Ok(self.judge_going(action, found.map(|v| (id, v.labels))))
             }
+            Operation::Placeholder(stand) => self.check_placeholder(action, stand).await,
+            Operation::RemovePlaceholder(stand) => Ok(match self.placeholder(stand).await? {
+                None => Check::Satisfied(Made::default()),
+                Some(_) => Check::Ready(Basis::default()),
+            }),
             Operation::Archive(_) => Ok(match &*self.state.borrow() {
                 None => Check::Satisfied(Made::default()),
                 Some(_) => Check::Ready(Basis::default()),
@@ -373,6 +386,11 @@ impl<E: Engine> World<'_, E> {
                 let container = on_volume(&object.name);
                 Ok(Made::noted(Note::Gone { container }))
             }
+            Operation::Placeholder(stand) => self.put_placeholder(stand).await,
+            Operation::RemovePlaceholder(stand) => {
+                self.remove_placeholder(stand).await?;
+                Ok(Made::default())
+            }
             Operation::Archive(_) => self.archive().await,
         }
     }
@@ -438,6 +456,98 @@ impl<E: Engine> World<'_, E> {
 
     fn forget(&self, name: &str) {
         self.inspections.0.borrow_mut().remove(name);
+    }
+
+    // The mounted workspace.
+
+    async fn placeholder(&self, stand: &Placeholder) -> Result<Option<Entry>, OpError> {
+        let stand = stand.clone();
+        self.blocking(move || match Root::open(stand.workspace.as_str().as_ref())? {
+            Some(folder) => folder.entry(&stand.path),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    async fn check_placeholder(
+        &self,
+        action: &Action,
+        stand: &Placeholder,
+    ) -> Result<Check, OpError> {
+        let expected = if stand.folder { Kind::Folder } else { Kind::File };
+        Ok(match self.placeholder(stand).await? {
+            None => judge(action, None),
+            Some(found) if found.kind == expected => Check::Satisfied(Made::default()),
+            Some(found) => {
+                Check::Stale { expected: expected.to_string(), found: found.kind.to_string() }
+            }
+        })
+    }
+
+    async fn put_placeholder(&self, stand: &Placeholder) -> Result<Made, OpError> {
+        let stand = stand.clone();
+        self.blocking(move || {
+            let folder = Root::open(stand.workspace.as_str().as_ref())?;
+            let folder = folder.ok_or_else(|| OpError::stale("a workspace", "none"))?;
+            if folder.entry(&stand.path)?.is_some() {
+                return Err(OpError::stale("nothing", format!("something at {}", stand.path)));
+            }
+            if stand.folder {
+                folder.make_folder(&stand.path, 0o755, None)?;
+            } else {
+                folder.write(&stand.path, b"", 0o644, None)?;
+            }
+            Ok(Made::default())
+        })
+        .await
+    }
+
+    /// Takes a placeholder away, unless somebody has put something into it.
+    pub(crate) async fn remove_placeholder(&self, stand: &Placeholder) -> Result<bool, OpError> {
+        let stand = stand.clone();
+        self.blocking(move || {
+            let Some(folder) = Root::open(stand.workspace.as_str().as_ref())? else {
+                return Ok(false);
+            };
+            match folder.entry(&stand.path)? {
+                Some(found) if found.kind == Kind::Folder && stand.folder => {
+                    folder.remove_folder_if_empty(&stand.path)
+                }
+                Some(found) if found.kind == Kind::File && !stand.folder => {
+                    let content = folder.read(&stand.path)?;
+                    let is_empty = content.is_some_and(|content| content.bytes.is_empty());
+                    if is_empty { folder.remove(&stand.path) } else { Ok(false) }
+                }
+                _ => Ok(false),
+            }
+        })
+        .await
+    }
+
+    /// Whether this plan makes a container that mounts the workspace.
+    pub(crate) fn mounts_anew(&self) -> bool {
+        self.plan.actions.iter().any(|action| {
+            action.effect != Effect::None
+                && matches!(&action.op, Operation::Container(c) if mounts_workspace(c).is_some())
+        })
+    }
+
+    /// What is mounted over the workspace was decided from what it held when the plan was made.
+    pub(crate) async fn guards_fit(&self) -> Result<(), OpError> {
+        let Some(place) = self.plan.session.workspace.clone() else { return Ok(()) };
+        let granted = self.plan.grants.workspace.clone();
+        self.blocking(move || {
+            let host = place.host.as_str();
+            let seen = mounted::look(host.as_ref(), &granted.hide, &granted.protect)?;
+            match bottle_planner::mounted::misfit(&place, &seen, &granted.protect) {
+                None => Ok(()),
+                Some(path) => {
+                    let expected = format!("what is hidden and protected in {host} as planned");
+                    Err(OpError::stale(expected, format!("another {path}")))
+                }
+            }
+        })
+        .await
     }
 
     // Files.
@@ -757,6 +867,9 @@ impl<E: Engine> World<'_, E> {
                 self.install_tool(tool).await?;
             }
         }
+        if mounts_workspace(spec).is_some() {
+            self.guards_fit().await?;
+        }
         let paths = HostPaths {
             state: self.roots.state(&self.plan.identity),
             bin: self.roots.root.join("bin"),
@@ -843,6 +956,10 @@ impl<E: Engine> World<'_, E> {
             bundle = self.bundle(&upload.container).await?;
         }
         let (skills, items) = (self.roots.skills.clone(), upload.items.clone());
+        let host = self.plan.session.workspace.as_ref().map(|w| w.host.clone());
+        let scratch = self.roots.root.join("tmp").join(self.plan.identity.as_str());
+        let path = (self.env)("PATH");
+        let no_workspace = || OpError::Internal("a repository of no workspace".into());
         let packed = move || {
             let mut tar = tar::Builder::new(Vec::new());
             for item in &items {
@@ -858,6 +975,24 @@ impl<E: Engine> World<'_, E> {
                     UploadSource::Skill { name, digest } => {
                         let folder = skills.join(name.as_str());
                         workspace::pack_skill(&mut tar, &folder, &item.at, mode, owner, digest)?;
+                        Ok(())
+                    }
+                    UploadSource::Repository { commit, branch, worktree } => {
+                        let host = host.as_ref().ok_or_else(no_workspace)?;
+                        let wanted = repository::Wanted {
+                            host: host.as_str().as_ref(),
+                            commit: commit.as_deref(),
+                            branch,
+                            worktree: worktree.as_deref(),
+                        };
+                        let place = (&item.at, mode, owner);
+                        workspace::pack_repository(
+                            &mut tar,
+                            &wanted,
+                            &scratch,
+                            path.as_ref(),
+                            place,
+                        )?;
                         Ok(())
                     }
                 }

@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use bottle_planner::plan::{LABEL, LABEL_IDENTITY, LABEL_OWNER};
+use bottle_planner::plan::{LABEL, LABEL_IDENTITY, LABEL_OWNER, LABEL_WORKSPACE};
 use bottle_planner::policy::{HostConfig, SecretSource, WorkspaceMode};
 use bottle_planner::resolve::{owner_label, pool};
 use bottle_planner::snapshot::{
-    Container, ContainerState, Engine as EngineFacts, Host, ImageFact, Network, SessionFacts,
-    Snapshot, Tool, Tree, Volume, Workspace,
+    Container, ContainerState, Engine as EngineFacts, Host, ImageFact, Mounted, Network,
+    SessionFacts, Snapshot, Tool, Tree, Volume, Workspace,
 };
 use bottle_planner::wants::{Wants, WorkspaceWant};
 use bottle_planner::words::{AbsPath, EnvName, Identity, SecretName, Subnet};
@@ -26,6 +26,7 @@ use rustix::fs::{Access, access};
 use crate::engine::{Engine, EngineError, Observed};
 use crate::files::FileError;
 use crate::ledger::LedgerError;
+use crate::mounted;
 use crate::sources;
 use crate::state::Roots;
 use crate::tree::{self, Hide};
@@ -203,6 +204,17 @@ fn add_observed(
         false => BTreeMap::new(),
     };
     snapshot.engine = Some(facts);
+    if let Some(workspace) = snapshot.workspace.as_mut().filter(|w| w.mounted.is_some()) {
+        workspace.mounted_by = observed.containers.values().find_map(|container| {
+            let label = |name: &str| container.labels.get(name).map(String::as_str);
+            let theirs = AbsPath::new(label(LABEL_WORKSPACE)?).ok()?;
+            let session = Identity::new(label(LABEL_IDENTITY)?).ok()?;
+            let overlaps = theirs.is_within(&workspace.path) || workspace.path.is_within(&theirs);
+            let other =
+                label(LABEL_OWNER) == Some(owner) && Some(&session) != wants.identity.as_ref();
+            (overlaps && other).then_some(session)
+        });
+    }
     for (name, container) in observed.containers {
         if own(&container.labels) {
             let labels = labels(container.labels);
@@ -440,7 +452,20 @@ impl Reader<'_> {
             None => commit.is_none(),
         };
         let tree = if copied { self.hidden_tree(&path, want) } else { None };
-        Some(Workspace { path: name, tree, commit, foreign: found.uid() != self.host.host.uid })
+        let mounted =
+            if want.mode == Some(WorkspaceMode::Mount) { self.mounted(&path, want) } else { None };
+        let foreign = found.uid() != self.host.host.uid;
+        Some(Workspace { path: name, tree, commit, foreign, mounted, mounted_by: None })
+    }
+
+    fn mounted(&mut self, path: &Path, want: &WorkspaceWant) -> Option<Mounted> {
+        match mounted::look(path, &want.hide, &want.protect) {
+            Ok(seen) => Some(seen),
+            Err(error) => {
+                self.problem(&error);
+                None
+            }
+        }
     }
 
     fn hidden_tree(&mut self, path: &Path, want: &WorkspaceWant) -> Option<Tree> {

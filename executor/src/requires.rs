@@ -255,6 +255,15 @@ async fn one<E: Engine>(
                 let hide = Hide::new(globs).map_err(|e| OpError::Internal(e.to_string()))?;
                 content(world, &folder, digest, hide).await?;
             }
+            if world.mounts_anew() {
+                match world.guards_fit().await {
+                    Err(OpError::Stale { expected, found }) => {
+                        let hint = "files came or went since; plan again";
+                        return Err(unmet(expected, found, hint));
+                    }
+                    other => other?,
+                }
+            }
         }
         Requirement::SidecarProtocol { version } => {
             if *version != PROTOCOL {

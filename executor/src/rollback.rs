@@ -391,6 +391,9 @@ impl<E: Engine> Back<'_, '_, E> {
             Operation::Folder(folder) if action.effect == Effect::Create => {
                 self.undo_folder(&action.id, folder.path.path.clone()).await?
             }
+            Operation::Placeholder(stand) if action.effect == Effect::Create => {
+                (self.world.remove_placeholder(stand).await?, None)
+            }
             Operation::MintCa(mint) => (self.undo_mint(action, mint).await?, None),
             // Shared with other sessions, or brought back below.
             _ => (false, None),

@@ -432,7 +432,7 @@ fn kind_name(kind: FileType) -> &'static str {
     }
 }
 
-fn read_error(path: &Path, error: rustix::io::Errno) -> TreeError {
+pub(crate) fn read_error(path: &Path, error: rustix::io::Errno) -> TreeError {
     TreeError::Read { path: path.to_owned(), source: error.into() }
 }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::files::{FileError, Root};
 use crate::ledger::own;
 use crate::pack::{self, Placement};
+use crate::repository::{self, Repository};
 use crate::state::Roots;
 use crate::tree::{Hide, HideError, TreeError};
 
@@ -38,6 +39,14 @@ pub enum WorkspaceError {
     /// The scratch folder for the clone could not be made or removed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A file of a repository that is made could not be written.
+    #[error("cannot write {}", path.display())]
+    Scratch {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// git failed.
     #[error("git {command} failed: {why}")]
     Git {
@@ -108,6 +117,20 @@ pub(crate) fn pack_skill(
     as_planned(folder, expected, packed.digest)
 }
 
+/// A repository of the agent's own, at its place in a container.
+pub(crate) fn pack_repository(
+    tar: &mut tar::Builder<Vec<u8>>,
+    wanted: &repository::Wanted<'_>,
+    scratch: &Path,
+    path: Option<&OsString>,
+    (at, mode, owner): (&AbsPath, u32, User),
+) -> Result<(), WorkspaceError> {
+    let made = Repository::make(wanted, scratch, path)?;
+    let place = Placement { below: inside(at), owner, mode };
+    pack::append(tar, &made.git_folder(), &Hide::nothing(), place)?;
+    Ok(())
+}
+
 /// A path inside a container as archives have it.
 pub(crate) fn inside(at: &AbsPath) -> &Path {
     Path::new(at.as_str().trim_start_matches('/'))
@@ -164,7 +187,20 @@ impl Drop for Clone {
 }
 
 /// Runs git with nothing of the user's or the folder's configuration that could run a program.
-fn git(arguments: &[&str], at: &Path, path: Option<&OsString>) -> Result<(), WorkspaceError> {
+pub(crate) fn git(
+    arguments: &[&str],
+    at: &Path,
+    path: Option<&OsString>,
+) -> Result<(), WorkspaceError> {
+    git_says(arguments, at, path).map(drop)
+}
+
+/// The same, and what it printed.
+pub(crate) fn git_says(
+    arguments: &[&str],
+    at: &Path,
+    path: Option<&OsString>,
+) -> Result<String, WorkspaceError> {
     let command = arguments.first().copied().unwrap_or_default().to_owned();
     let failed = |why: String| WorkspaceError::Git { command: command.clone(), why };
     let mut git = Command::new("git");
@@ -175,6 +211,7 @@ fn git(arguments: &[&str], at: &Path, path: Option<&OsString>) -> Result<(), Wor
     git.env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_NO_LAZY_FETCH", "1")
         .env("LC_ALL", "C")
         .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
         .args(["-c", "protocol.file.allow=always"])
@@ -183,14 +220,14 @@ fn git(arguments: &[&str], at: &Path, path: Option<&OsString>) -> Result<(), Wor
         .stdin(Stdio::null());
     let output = git.output().map_err(|e| failed(e.to_string()))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let words = String::from_utf8_lossy(&output.stderr);
     let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     Err(failed(last.chars().take(300).collect()))
 }
 
-fn text(path: &Path) -> Result<&str, WorkspaceError> {
+pub(crate) fn text(path: &Path) -> Result<&str, WorkspaceError> {
     path.to_str().ok_or(WorkspaceError::Internal("a path that is not UTF-8"))
 }
 

@@ -19,6 +19,7 @@ pub mod grants;
 pub mod lint;
 pub mod lower;
 pub mod manifest;
+pub mod mounted;
 pub mod pem;
 pub mod plan;
 pub mod policy;

@@ -30,7 +30,7 @@ use crate::resolve::{
 };
 use crate::sidecar::PROTOCOL;
 use crate::spec::SessionRequest;
-use crate::words::{Digest, Role, slugify};
+use crate::words::{AbsPath, Digest, Role, slugify};
 
 /// One broken rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -210,6 +210,7 @@ impl Lint<'_> {
                 | Operation::RemoveContainer(_)
                 | Operation::RemoveNetwork(_)
                 | Operation::RemoveVolume(_)
+                | Operation::RemovePlaceholder(_)
                 | Operation::Archive(_)
         );
         if deletes != (action.effect == Effect::Delete) {
@@ -233,15 +234,19 @@ impl Lint<'_> {
                 | Operation::RemoveContainer(_)
                 | Operation::RemoveNetwork(_)
                 | Operation::RemoveVolume(_)
+                | Operation::RemovePlaceholder(_)
                 | Operation::Archive(_)
         );
-        let ends = matches!(action.op, Operation::RemoveVolume(_) | Operation::Archive(_));
+        let ends = matches!(
+            action.op,
+            Operation::RemoveVolume(_) | Operation::RemovePlaceholder(_) | Operation::Archive(_)
+        );
         match self.plan.intent {
             Intent::Launch if ends => {
                 self.say_of(
                     LintRule::Intent,
                     action,
-                    "a launch removes no volume and archives nothing",
+                    "a launch removes nothing of a workspace and archives nothing",
                 );
             }
             Intent::Destroy if !tears_down => {
@@ -340,6 +345,12 @@ impl Lint<'_> {
                 }
             }
             Operation::RemoveVolume(reference) => self.volume_name(action, &reference.name),
+            Operation::Placeholder(stand) | Operation::RemovePlaceholder(stand) => {
+                if self.mounted() != Some(&stand.workspace) {
+                    let message = format!("{} is not mounted by this session", stand.workspace);
+                    self.say_of(LintRule::Paths, action, message);
+                }
+            }
             Operation::Archive(archive) => {
                 if archive.identity != self.plan.identity {
                     self.name(action, archive.identity.as_str());
@@ -355,6 +366,12 @@ impl Lint<'_> {
             Operation::AssembleImage(image) => self.image_name(action, &image.tag),
             Operation::PullImage(_) => {}
         }
+    }
+
+    /// The folder of the host that this session mounts.
+    fn mounted(&self) -> Option<&AbsPath> {
+        let place = self.plan.session.workspace.as_ref();
+        place.filter(|place| place.mode == WorkspaceMode::Mount).map(|place| &place.host)
     }
 
     fn path(&mut self, action: &Action, path: &str) {
@@ -390,7 +407,7 @@ impl Lint<'_> {
 
     fn volume_name(&mut self, action: &Action, name: &str) {
         let identity = &self.plan.identity;
-        let agents = ["home", "work"].map(|key| format!("bottle-{key}-{identity}"));
+        let agents = ["home", "work", "git"].map(|key| format!("bottle-{key}-{identity}"));
         if !agents.iter().any(|known| known == name) && name != gate::volume(identity) {
             self.name(action, name);
         }
@@ -470,13 +487,11 @@ impl Lint<'_> {
                 }
                 Mount::ResolvConf => spec.role == Role::Agent,
                 Mount::Workspace { path } => {
+                    spec.role == Role::Agent && self.mounted() == Some(path)
+                }
+                Mount::Guard { path, .. } => {
                     spec.role == Role::Agent
-                        && self
-                            .plan
-                            .session
-                            .workspace
-                            .as_ref()
-                            .is_some_and(|w| w.mode == WorkspaceMode::Mount && w.host == *path)
+                        && self.mounted().is_some_and(|host| path != host && path.is_within(host))
                 }
                 Mount::Volume { name, .. } => {
                     self.volume_name(action, name);
@@ -777,6 +792,12 @@ impl Lint<'_> {
             let host = &place.host;
             self.say(LintRule::Mounts, format!("{host} would cover {covered}"));
         }
+        if let Some(covered) = place.git.as_ref().and_then(|git| is_container_folder(&git.folder)) {
+            self.say(LintRule::Mounts, format!("its git folder would cover {covered}"));
+        }
+        if !mounted && (place.git.is_some() || !place.guards.is_empty()) {
+            self.say(LintRule::Session, "only a mounted workspace has guards");
+        }
     }
 
     /// The request is stored with the session and answered again by later plans, so it may ask for
@@ -867,6 +888,8 @@ fn kind(op: &Operation) -> &'static str {
         Operation::RemoveContainer(_) => "remove",
         Operation::RemoveNetwork(_) => "remove-network",
         Operation::RemoveVolume(_) => "remove-volume",
+        Operation::Placeholder(_) => "placeholder",
+        Operation::RemovePlaceholder(_) => "remove-placeholder",
         Operation::Archive(_) => "archive",
     }
 }

@@ -17,18 +17,19 @@ use crate::gate::{self, MIRRORS};
 use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
 use crate::plan::{
     ActionId, AssembleImage, BuildImage, Connect, ContainerLimits, ContainerRef, ContainerSpec,
-    ContextRef, Deliver, File, Folder, ImportImage, LABEL_IDENTITY, LABEL_OWNER, LABEL_ROLE,
-    LABEL_SPEC, MintCa, Mount, NetworkSpec, Operation, PullImage, Reload, SecretRef, Session,
-    StatePath, StateRoot, Upload, UploadItem, UploadSource, User, VolumeSpec,
+    ContextRef, Deliver, File, Folder, GuardKind, ImportImage, LABEL_IDENTITY, LABEL_OWNER,
+    LABEL_ROLE, LABEL_SPEC, LABEL_WORKSPACE, MintCa, Mount, NetworkSpec, Operation, Placeholder,
+    PullImage, Reload, SecretRef, Session, StatePath, StateRoot, Upload, UploadItem, UploadSource,
+    User, VolumeSpec, WorkspacePlace,
 };
 use crate::policy::{
     BuildNetwork, GitCredential, GitTransport, HostPattern, PinnedImage, WorkspaceMode,
 };
 use crate::provider;
 use crate::sidecar::{
-    BIN, BINARY, EGRESS_PORT, EgressSettings, GIT_GATE_PORT, GateSettings, IN, InitSettings,
-    LEAK_RULES, PIPELOCK_PORT, PROTOCOL, RUN, RoutesFile, SIDECAR_BINARY, SUPERVISE_PORT,
-    SuperviseSettings, UPSTREAM_CA,
+    BIN, BINARY, EGRESS_PORT, EgressSettings, GIT_GATE_PORT, GateSettings, HIDDEN_FILE,
+    HIDDEN_FOLDER, IN, InitSettings, LEAK_RULES, PIPELOCK_PORT, PROTOCOL, RUN, RoutesFile,
+    SIDECAR_BINARY, SUPERVISE_PORT, SuperviseSettings, UPSTREAM_CA,
 };
 use crate::spec::Spec;
 use crate::words::{AbsPath, Digest, EnvName, Identity, RelPath, Role};
@@ -349,7 +350,56 @@ impl Lowering<'_> {
         if self.session.agent_image != self.session.base_image {
             names.push(("work", format!("bottle-work-{}", self.identity)));
         }
+        if self.mounted().is_some_and(|place| place.git.is_some()) {
+            names.push(("git", format!("bottle-git-{}", self.identity)));
+        }
         names
+    }
+
+    /// The workspace, where it is mounted.
+    fn mounted(&self) -> Option<&WorkspacePlace> {
+        self.session.workspace.as_ref().filter(|place| place.mode == WorkspaceMode::Mount)
+    }
+
+    /// What is mounted of the host's folder, and over it.
+    fn workspace_mounts(&self) -> Vec<Mount> {
+        let Some(place) = self.mounted() else { return Vec::new() };
+        let mut mounts = vec![Mount::Workspace { path: place.host.clone() }];
+        let git = place.git.as_ref().map(|git| &git.folder);
+        for (path, guard) in &place.guards {
+            let path = place.host.join(path);
+            if git != Some(&path) {
+                mounts.push(Mount::Guard { path, guard: guard.kind, folder: guard.folder });
+            }
+        }
+        mounts
+    }
+
+    /// What has to be there for guards to be mounted on, and what hidden things are mounted over with.
+    fn workspace_stands(&mut self) -> Vec<String> {
+        let Some(place) = self.mounted().cloned() else { return Vec::new() };
+        let mut before = Vec::new();
+        for placeholder in placeholders(self.session) {
+            let id = format!("placeholder:{}", placeholder.path);
+            self.add(id.clone(), Operation::Placeholder(placeholder), []);
+            before.push(id);
+        }
+        let hides =
+            |folder| place.guards.values().any(|g| g.kind == GuardKind::Hide && g.folder == folder);
+        let (owner, mode_in, _) = self.role_access(Role::Agent);
+        if hides(false) {
+            self.in_file(Role::Agent, HIDDEN_FILE, String::new());
+            before.push(format!("file:agent/in/{HIDDEN_FILE}"));
+        }
+        if hides(true)
+            && let Some(path) = state_path(&format!("agent/in/{HIDDEN_FOLDER}"))
+        {
+            let id = format!("folder:agent/in/{HIDDEN_FOLDER}");
+            let op = Operation::Folder(Folder { path, mode: mode_in, owner });
+            self.add(id.clone(), op, ["folder:agent/in".to_string()]);
+            before.push(id);
+        }
+        before
     }
 
     fn address(&self, role: Role) -> Option<Ipv4Addr> {
@@ -662,13 +712,19 @@ impl Lowering<'_> {
             Mount::ResolvConf,
         ];
         for (id, name) in self.agent_volumes() {
-            let at = if id == "home" { home() } else { workdir.clone() };
+            let git = self.mounted().and_then(|place| place.git.as_ref());
+            let at = match (id, git) {
+                ("home", _) => home(),
+                ("git", Some(git)) => git.folder.clone(),
+                _ => workdir.clone(),
+            };
             mounts.push(Mount::Volume { name, at });
         }
-        if let Some(w) = &self.session.workspace
-            && w.mode == WorkspaceMode::Mount
-        {
-            mounts.push(Mount::Workspace { path: w.host.clone() });
+        mounts.extend(self.workspace_mounts());
+        let stands = self.workspace_stands();
+        let mut labels = self.labels(Some(Role::Agent));
+        if let Some(place) = self.mounted() {
+            labels.insert(LABEL_WORKSPACE.to_string(), place.host.to_string());
         }
         let spec = ContainerSpec {
             role: Role::Agent,
@@ -694,7 +750,7 @@ impl Lowering<'_> {
             read_only: false,
             terminal: self.spec.task.is_none(),
             inputs,
-            labels: self.labels(Some(Role::Agent)),
+            labels,
         };
         let image = match (&self.grants.image, &self.session.workspace) {
             _ if self.session.agent_image != self.session.base_image => Some("image:workspace"),
@@ -706,7 +762,7 @@ impl Lowering<'_> {
             }
             _ => None,
         };
-        self.container(Role::Agent, spec, image.map(String::from));
+        self.container(Role::Agent, spec, image.map(String::from).into_iter().chain(stands));
         let items = self
             .grants
             .env
@@ -783,7 +839,8 @@ impl Lowering<'_> {
         };
         inputs.extend(self.input(Role::Agent, "init.json", json(&init)));
         // Git reads this at every call: it changes in place.
-        self.in_file(Role::Agent, "gitconfig", gitconfig(self.grants));
+        let config = gitconfig(self.grants, self.mounted().map(|place| &place.host));
+        self.in_file(Role::Agent, "gitconfig", config);
         inputs
     }
 
@@ -864,6 +921,26 @@ impl Lowering<'_> {
         ];
         self.upload("home", container, Some(&home_volume), items, [create.clone()]);
 
+        if let Some(place) = self.mounted()
+            && let Some(git) = &place.git
+        {
+            // Where the host has no repository, neither has the agent until it makes one.
+            let none = place.guards.iter().any(|(p, g)| p.as_str() == ".git" && g.folder);
+            let source = if none {
+                UploadSource::Folder
+            } else {
+                UploadSource::Repository {
+                    commit: place.commit.clone(),
+                    branch: format!("agent/{}", self.identity),
+                    worktree: git.worktree.clone(),
+                }
+            };
+            let at = git.folder.clone();
+            let item = UploadItem { at, mode: 0o700, owner: agent, source };
+            let volume = format!("bottle-git-{}", self.identity);
+            self.upload("git", container, Some(&volume), [Some(item)], [create.clone()]);
+        }
+
         let skills = provider::skills_folder(&self.grants.provider);
         let mut items = Vec::new();
         if !self.grants.agent.skills.is_empty() {
@@ -899,6 +976,18 @@ impl Lowering<'_> {
         });
         self.add(format!("upload:agent/{name}"), op, after);
     }
+}
+
+/// What a session puts into the folder it mounts.
+pub(crate) fn placeholders(session: &Session) -> Vec<Placeholder> {
+    let Some(place) = session.workspace.as_ref() else { return Vec::new() };
+    let made = place.guards.iter().filter(|(_, guard)| guard.made);
+    made.map(|(path, guard)| Placeholder {
+        workspace: place.host.clone(),
+        path: path.clone(),
+        folder: guard.folder,
+    })
+    .collect()
 }
 
 /// `egress/in/routes.json`, as every plan with these grants has it.
@@ -946,8 +1035,12 @@ fn known_hosts(grants: &Grants) -> String {
 }
 
 /// The agent's git configuration: who it is, and every spelling of each upstream led to the gate.
-fn gitconfig(grants: &Grants) -> String {
+fn gitconfig(grants: &Grants, mounted: Option<&AbsPath>) -> String {
     let mut text = String::new();
+    if let Some(folder) = mounted {
+        // It is the host user's, who need not be the agent's (git-config(1), safe.directory).
+        text.push_str(&format!("[safe]\n\tdirectory = {}\n", git_quote(folder.as_str())));
+    }
     if let Some(user) = &grants.git_user {
         text.push_str(&format!(
             "[user]\n\tname = {}\n\temail = {}\n",

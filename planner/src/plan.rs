@@ -34,6 +34,8 @@ pub const LABEL_ROLE: &str = "dev.bottle.role";
 pub const LABEL_PLAN: &str = "dev.bottle.plan";
 /// Label: the digest of what was asked, so that a difference is seen without asking the engine.
 pub const LABEL_SPEC: &str = "dev.bottle.spec";
+/// Label: the folder of the host that a container mounts.
+pub const LABEL_WORKSPACE: &str = "dev.bottle.workspace";
 /// Label: user and state root; clean-up touches only its own.
 pub const LABEL_OWNER: &str = "dev.bottle.owner";
 
@@ -186,8 +188,49 @@ pub struct WorkspacePlace {
     pub inside: AbsPath,
     /// The content that was seen, where the mode copies it.
     pub digest: Option<Digest>,
-    /// The commit that is cloned, in `clone` mode.
+    /// The commit that is cloned, in `clone` mode, or that the private repository begins at.
     pub commit: Option<String>,
+    /// What is mounted over parts of the folder, by path below it; in `mount` mode alone.
+    pub guards: BTreeMap<RelPath, Guard>,
+    /// Where git's own data is kept apart from the host's; in `mount` mode alone.
+    pub git: Option<GitPlace>,
+}
+
+/// Something mounted over a part of a mounted folder, so that the agent cannot change or see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Guard {
+    /// What it does.
+    pub kind: GuardKind,
+    /// Whether it is on a folder.
+    pub folder: bool,
+    /// Whether nothing was there: an empty file or folder stands there while the session lasts.
+    pub made: bool,
+}
+
+/// What a guard does.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum GuardKind {
+    /// Nothing but keep its place: a folder that is mounted over cannot be renamed, and with it what
+    /// it holds.
+    Hold,
+    /// It is read-only.
+    Protect,
+    /// Something empty is seen in its place.
+    Hide,
+}
+
+/// Where git's own data of a mounted folder is seen: a repository of the session's own, on a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct GitPlace {
+    /// The folder it stands for: `.git`, or the common git folder of a linked worktree.
+    pub folder: AbsPath,
+    /// The name of the linked worktree, if the folder is one.
+    pub worktree: Option<String>,
 }
 
 /// What must still be true of the host.
@@ -438,6 +481,10 @@ pub enum Operation {
     RemoveNetwork(ObjectRef),
     /// Removes a volume and what is on it.
     RemoveVolume(ObjectRef),
+    /// Puts something empty into a mounted folder, for a guard to be mounted on.
+    Placeholder(Placeholder),
+    /// Takes it away again if it still is empty.
+    RemovePlaceholder(Placeholder),
     /// Moves the state folder to history.
     Archive(Archive),
 }
@@ -467,6 +514,19 @@ pub struct File {
     pub owner: Option<User>,
     /// The whole content.
     pub content: String,
+}
+
+/// An empty file or folder of a mounted folder. Nothing that is there is ever written over, and
+/// nothing that is not empty is removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Placeholder {
+    /// The mounted folder; must equal the session's.
+    pub workspace: AbsPath,
+    /// Below it.
+    pub path: RelPath,
+    /// Whether it is a folder.
+    pub folder: bool,
 }
 
 /// A file to delete below the state folder.
@@ -691,6 +751,15 @@ pub enum Mount {
         /// Must equal the folder confirmed at apply.
         path: AbsPath,
     },
+    /// A part of the workspace: itself, read-only or not, or something empty in its place.
+    Guard {
+        /// Where it is, on the host and in the container.
+        path: AbsPath,
+        /// What it does.
+        guard: GuardKind,
+        /// Whether it is on a folder.
+        folder: bool,
+    },
     /// A volume of the session.
     Volume {
         /// Its name.
@@ -745,6 +814,16 @@ pub enum UploadSource {
         name: Name,
         /// Merkle digest.
         digest: Digest,
+    },
+    /// What is in a `.git` of its own: the branches, remote branches and tags of the workspace's
+    /// repository, less its configuration, hooks and stashes; remotes without credentials.
+    Repository {
+        /// Where `branch` begins; `None` in a repository without commits.
+        commit: Option<String>,
+        /// The branch that is checked out.
+        branch: String,
+        /// The linked worktree it is checked out in.
+        worktree: Option<String>,
     },
 }
 

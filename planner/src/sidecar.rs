@@ -24,6 +24,10 @@ pub const GIT_GATE_PORT: u16 = 9418;
 pub const SUPERVISE_PORT: u16 = 9100;
 /// The port of pipelock's proxy.
 pub const PIPELOCK_PORT: u16 = 8888;
+/// The file of `agent/in` that stands in for hidden files.
+pub const HIDDEN_FILE: &str = "hidden";
+/// The folder of `agent/in` that stands in for hidden folders.
+pub const HIDDEN_FOLDER: &str = "hidden.d";
 /// Where `state/<role>/in` is mounted.
 pub const IN: &str = "/.bottle/in";
 /// Where `state/<role>/out` is mounted.

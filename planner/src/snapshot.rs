@@ -218,6 +218,68 @@ pub struct Workspace {
     pub commit: Option<String>,
     /// Whether another user owns it.
     pub foreign: bool,
+    /// What is in it that a mount must not show or let change; `None` where the mode mounts nothing.
+    pub mounted: Option<Mounted>,
+    /// Another session of this user that mounts it, or a folder above or below it.
+    pub mounted_by: Option<Identity>,
+}
+
+/// What matters of a folder that is to be mounted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Mounted {
+    /// What `hide` and `protect` match, and each `.git` below the folder's own.
+    pub found: BTreeMap<RelPath, Found>,
+    /// Paths that `protect` names literally, and the folders on the way to them; `None` where nothing is.
+    pub named: BTreeMap<RelPath, Option<Kind>>,
+    /// The folder's own `.git`.
+    pub git: GitFolder,
+    /// Whether anything is called `.git` there, be it empty.
+    pub git_is_there: bool,
+}
+
+/// Something in a folder that is to be mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Found {
+    /// What it is.
+    pub kind: Kind,
+    /// Whether it is to be hidden, and not only protected.
+    pub hide: bool,
+}
+
+/// A kind of directory entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A folder with something in it.
+    Folder,
+    /// A folder with nothing in it.
+    EmptyFolder,
+    /// A regular file.
+    File,
+    /// A symbolic link, or what is no file and no folder: nothing can be mounted on it safely.
+    Other,
+}
+
+/// The `.git` of a folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum GitFolder {
+    /// There is none, or one with nothing in it.
+    #[default]
+    None,
+    /// A folder.
+    Own,
+    /// A file that names a linked worktree's.
+    Linked {
+        /// The common git folder.
+        common: AbsPath,
+        /// The worktree's name below its `worktrees`.
+        name: String,
+    },
+    /// Something that cannot be mounted over safely: a link, or a file that names no worktree.
+    Odd,
 }
 
 /// What the state folder holds of one session.

@@ -58,6 +58,8 @@ pub struct WorkspaceWant {
     pub mode: Option<WorkspaceMode>,
     /// Globs of files that never enter.
     pub hide: BTreeSet<String>,
+    /// Globs of files that a mount shows read-only.
+    pub protect: BTreeSet<String>,
 }
 
 impl Wants {
@@ -82,6 +84,7 @@ impl Wants {
             path: request.path.clone(),
             mode: request.mode.or(bottle.workspace.default),
             hide: bottle.workspace.hide.clone(),
+            protect: bottle.workspace.protect.clone(),
         });
         wants
     }

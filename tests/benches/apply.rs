@@ -234,6 +234,9 @@ fn archive(upload: &Upload, kept: &Path) -> Outcome<Bytes> {
             UploadSource::Skill { name, .. } => {
                 return Err(format!("the benchmark has no skill {name}").into());
             }
+            UploadSource::Repository { .. } => {
+                return Err("the benchmark mounts no folder".into());
+            }
         }
     }
     Ok(tar.into_inner()?.into())

@@ -11,7 +11,8 @@ use bottle_planner::policy::{
     RouteRole, Rule, Tls, WorkspaceMode,
 };
 use bottle_planner::snapshot::{
-    Container, ContainerState, IdentityFile, Network, Snapshot, Tree, Workspace,
+    Container, ContainerState, Found, GitFolder, IdentityFile, Kind, Mounted, Network, Snapshot,
+    Tree, Workspace,
 };
 use bottle_planner::spec::{Spec, WorkspaceRequest};
 use bottle_planner::words::{
@@ -285,7 +286,22 @@ fn workspace(mode: WorkspaceMode, spec: &mut Spec, snapshot: &mut Snapshot) {
         tree: Some(Tree { digest: Digest::of(b"tree"), files: 7, bytes: 700 }),
         commit: Some("0123456789abcdef0123456789abcdef01234567".into()),
         foreign: false,
+        mounted: (mode == WorkspaceMode::Mount).then(mounted),
+        mounted_by: None,
     });
+}
+
+/// A repository with a submodule, a hidden file, and one of the things that are protected.
+fn mounted() -> Mounted {
+    let rel = |path: &str| RelPath::new(path).expect("a valid path");
+    let found = [("vendor/lib/.git", Kind::File, false), (".env", Kind::File, true)];
+    let named = [(".vscode", Some(Kind::Folder)), (".envrc", None), (".husky", None)];
+    Mounted {
+        found: found.map(|(path, kind, hide)| (rel(path), Found { kind, hide })).into(),
+        named: named.map(|(path, kind)| (rel(path), kind)).into(),
+        git: GitFolder::Own,
+        git_is_there: true,
+    }
 }
 
 fn routes() -> impl Strategy<Value = BTreeMap<HostPattern, Route>> {

@@ -8,8 +8,8 @@ use bottle_planner::document;
 use bottle_planner::plan::{Effect, Operation, Plan};
 use bottle_planner::resolve::plan_digest;
 use bottle_planner::snapshot::{
-    Applied, Container, ContainerState, ImageFact, Network, SessionFacts, Snapshot, StateFile,
-    Volume,
+    Applied, Container, ContainerState, ImageFact, Kind, Network, SessionFacts, Snapshot,
+    StateFile, Volume,
 };
 use bottle_planner::words::{Digest, Role};
 
@@ -80,6 +80,18 @@ fn carry_out(id: &str, op: &Operation, world: &mut Snapshot, facts: &mut Session
         }
         Operation::RemoveVolume(v) => {
             world.volumes.remove(&v.name).expect("a volume that goes was there");
+        }
+        Operation::Placeholder(p) | Operation::RemovePlaceholder(p) => {
+            let there = matches!(op, Operation::Placeholder(_));
+            let kind = if p.folder { Kind::EmptyFolder } else { Kind::File };
+            let seen = world.workspace.as_mut().and_then(|w| w.mounted.as_mut());
+            if let Some(seen) = seen {
+                if p.path.as_str() == ".git" {
+                    seen.git_is_there = there;
+                } else {
+                    seen.named.insert(p.path.clone(), there.then_some(kind));
+                }
+            }
         }
         Operation::Container(c) => {
             let digest = document::digest(c).expect("a spec has a digest");

@@ -17,7 +17,7 @@ use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models as api;
 use bollard::query_parameters as query;
 use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, body_full};
-use bottle_planner::plan::{ContainerSpec, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec};
+use bottle_planner::plan::{ContainerSpec, GuardKind, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec};
 use bottle_planner::policy::BuildNetwork;
 use bottle_planner::sidecar;
 use bottle_planner::snapshot::{
@@ -726,6 +726,14 @@ fn mount(role: Role, mount: &Mount, paths: &HostPaths) -> Result<api::Mount, Eng
             bind(&file, "/etc/resolv.conf", true)
         }
         Mount::Workspace { path } => bind(Path::new(path.as_str()), path.as_str(), false),
+        Mount::Guard { path, guard, folder } => match guard {
+            GuardKind::Hold => bind(Path::new(path.as_str()), path.as_str(), false),
+            GuardKind::Protect => bind(Path::new(path.as_str()), path.as_str(), true),
+            GuardKind::Hide => {
+                let empty = if *folder { sidecar::HIDDEN_FOLDER } else { sidecar::HIDDEN_FILE };
+                bind(&own.join("in").join(empty), path.as_str(), true)
+            }
+        },
         Mount::Volume { name, at } => Ok(api::Mount {
             typ: Some(api::MountType::VOLUME),
             source: Some(name.clone()),

@@ -177,7 +177,8 @@ async fn the_workspace() {
     let mut wants = wants();
     let want = |path: &str, mode| {
         let path = AbsPath::new(world.at(path).to_str().unwrap()).unwrap();
-        Some(WorkspaceWant { path, mode, hide: [".env*".to_owned()].into() })
+        let hide = [".env*".to_owned()].into();
+        Some(WorkspaceWant { path, mode, hide, protect: BTreeSet::new() })
     };
     wants.workspace = want("door", None);
     let plain = world.probe(&inputs, &wants).await.snapshot.workspace.unwrap();

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use super::difference::Difference;
 use super::{Ground, summarize};
 use crate::error::{ErrorCode, PlanError};
+use crate::lower::placeholders;
 use crate::plan::{
     ActionId, Archive, Expect, FORMAT_VERSION, Intent, ObjectRef, Operation, Plan, ReasonCode,
     Requirement,
@@ -63,7 +64,7 @@ pub fn plan_destroy(identity: &Identity, snapshot: &Snapshot) -> Result<Plan, Ve
         difference.delete(&id, op, gone.clone(), expect);
         last.insert(ActionId(id));
     }
-    for key in ["home", "work", "mirrors"] {
+    for key in ["home", "work", "git", "mirrors"] {
         let name = format!("bottle-{key}-{identity}");
         let Some(volume) = snapshot.volumes.get(&name) else { continue };
         if !ground.is_ours(identity, &volume.labels) {
@@ -71,6 +72,12 @@ pub fn plan_destroy(identity: &Identity, snapshot: &Snapshot) -> Result<Plan, Ve
         }
         let id = format!("remove-volume:{key}");
         let op = Operation::RemoveVolume(ObjectRef { name });
+        difference.delete(&id, op, gone.clone(), Expect::Ours);
+        last.insert(ActionId(id));
+    }
+    for placeholder in placeholders(&applied.session) {
+        let id = format!("remove-placeholder:{}", placeholder.path);
+        let op = Operation::RemovePlaceholder(placeholder);
         difference.delete(&id, op, gone.clone(), Expect::Ours);
         last.insert(ActionId(id));
     }

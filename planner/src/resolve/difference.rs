@@ -11,6 +11,7 @@ use super::Ground;
 use crate::document;
 use crate::error::ErrorCode;
 use crate::lower::Desired;
+use crate::mounted;
 use crate::plan::{
     Action, ActionId, ContainerRef, ContainerSpec, Effect, Expect, LABEL_SPEC, ObjectRef,
     Operation, Reason, ReasonCode, RemoveFile, Session, StatePath, StateRoot,
@@ -138,6 +139,13 @@ impl Ground<'_> {
                     Verdict::none()
                 }
             },
+            Operation::Placeholder(stand) => {
+                let seen = self.snapshot.workspace.as_ref().and_then(|w| w.mounted.as_ref());
+                match seen {
+                    Some(seen) if !mounted::is_there(seen, &stand.path) => Verdict::create(),
+                    _ => Verdict::none(),
+                }
+            }
             _ => Verdict::none(),
         }
     }
@@ -622,6 +630,8 @@ pub(crate) fn rank(op: &Operation) -> u8 {
         Operation::RemoveVolume(_) => 11,
         Operation::Network(_) => 12,
         Operation::Volume(_) => 13,
+        Operation::Placeholder(_) => 14,
+        Operation::RemovePlaceholder(_) => 15,
         Operation::Container(_) => CONTAINER_RANK,
         Operation::Upload(_) => 21,
         Operation::Connect(_) => 22,

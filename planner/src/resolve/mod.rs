@@ -114,10 +114,22 @@ impl<'a> Ground<'a> {
         let mode = self.workspace_mode(bottle);
         let agent_image = self.image(&identity, bottle);
         let grants = self.grant(agent, bottle, mode, agent_image)?;
-        let session = self.session(&identity, &grants)?;
+        let mut session = self.session(&identity, &grants)?;
         self.require(&grants, &session);
         let desired = lower(&identity, &grants, &session, self.spec, &agent.prompt);
-        let actions = self.difference(&identity, &session, desired)?;
+        let mut actions = self.difference(&identity, &session, desired)?;
+        // What is mounted over a folder is frozen with the container, and with nothing else.
+        let fresh = match &session.workspace {
+            Some(place) if mode == WorkspaceMode::Mount && makes_agent(&actions) => {
+                self.mounted_place(&identity, place.clone())
+            }
+            _ => session.workspace.clone(),
+        };
+        if fresh != session.workspace {
+            session.workspace = fresh;
+            let desired = lower(&identity, &grants, &session, self.spec, &agent.prompt);
+            actions = self.difference(&identity, &session, desired)?;
+        }
         if !self.errors.is_empty() {
             return None;
         }
@@ -356,6 +368,13 @@ pub(crate) fn upstream_proxy(session: &Session) -> Requirement {
 pub(crate) fn upstream_ca(session: &Session) -> Option<Requirement> {
     let ca = session.upstream_ca.as_ref()?;
     Some(Requirement::UpstreamCa { digest: crate::words::Digest::of(ca.as_bytes()) })
+}
+
+fn makes_agent(actions: &[Action]) -> bool {
+    actions.iter().any(|action| {
+        matches!(&action.op, crate::plan::Operation::Container(spec) if spec.role == crate::words::Role::Agent)
+            && action.effect != Effect::None
+    })
 }
 
 /// Counts effects.

@@ -3,6 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use super::Ground;
@@ -10,14 +11,15 @@ use super::grant::{is_container_folder, kept_folders};
 use crate::document;
 use crate::error::ErrorCode;
 use crate::grants::{Grants, ImageGrant};
+use crate::mounted;
 use crate::plan::{
-    LABEL_IDENTITY, LABEL_OWNER, LABEL_ROLE, NetworkPlace, Place, Requirement, Session, User,
-    WorkspacePlace,
+    GitPlace, LABEL_IDENTITY, LABEL_OWNER, LABEL_ROLE, NetworkPlace, Place, Requirement, Session,
+    User, WorkspacePlace,
 };
 use crate::policy::{HostConfig, Isolation, WorkspaceMode};
-use crate::snapshot::{Container, Host};
+use crate::snapshot::{Container, GitFolder, Host};
 use crate::spec::Refresh;
-use crate::words::{AbsPath, Digest, Identity, Role, Subnet};
+use crate::words::{AbsPath, Digest, Identity, RelPath, Role, Subnet};
 
 /// Bits of a session network: 14 usable addresses.
 pub(crate) const PREFIX: u8 = 28;
@@ -402,13 +404,138 @@ impl Ground<'_> {
         } else {
             AbsPath::new(WORKSPACE).ok()?
         };
-        Some(WorkspacePlace {
+        let place = WorkspacePlace {
             mode,
             host: request.path.clone(),
             inside,
             digest: if mode == WorkspaceMode::Copy { digest } else { None },
-            commit: if mode == WorkspaceMode::Clone { commit } else { None },
-        })
+            commit: if mode == WorkspaceMode::Copy { None } else { commit },
+            guards: BTreeMap::new(),
+            git: None,
+        };
+        if mode == WorkspaceMode::Mount { self.mounted_place(identity, place) } else { Some(place) }
+    }
+
+    /// A mounted folder's place, with what is mounted over it as the folder is now.
+    pub(super) fn mounted_place(
+        &mut self,
+        identity: &Identity,
+        mut place: WorkspacePlace,
+    ) -> Option<WorkspacePlace> {
+        let applied = self.applied().and_then(|a| a.session.workspace.clone());
+        let before = applied.filter(|w| w.mode == WorkspaceMode::Mount && w.host == place.host);
+        let Some(seen) = self.snapshot.workspace.as_ref().and_then(|w| w.mounted.as_ref()) else {
+            if before.is_none() && !self.spec.offline {
+                self.error(
+                    ErrorCode::BadWorkspace,
+                    format!("workspace {} cannot be read", place.host),
+                    "name a folder that you can read, all of it",
+                );
+            }
+            return Some(before.unwrap_or(place));
+        };
+        let found = mounted::guards(seen, &self.bottle_protects());
+        if found.guards.len() > mounted::MOST {
+            self.error(
+                ErrorCode::BadWorkspace,
+                format!(
+                    "{} parts of {} would be mounted over, expected at most {}",
+                    found.guards.len(),
+                    place.host,
+                    mounted::MOST
+                ),
+                "narrow `hide` and `protect`, or use --workspace copy or clone",
+            );
+        }
+        if !found.cannot.is_empty() {
+            let names: Vec<&str> = found.cannot.iter().map(RelPath::as_str).collect();
+            self.notice(
+                "workspace_not_guarded",
+                format!(
+                    "links in {} are neither hidden nor protected: {}",
+                    place.host,
+                    names.join(", ")
+                ),
+            );
+        }
+        place.guards = found.guards;
+        // What this session put there is still its own to take away.
+        for (path, guard) in &mut place.guards {
+            let was = before.as_ref().and_then(|w| w.guards.get(path));
+            guard.made |= was.is_some_and(|g| g.made);
+        }
+        place.git = self.git_place(identity, &place.host, &seen.git);
+        let made: Vec<&str> =
+            place.guards.iter().filter(|(_, g)| g.made).map(|(path, _)| path.as_str()).collect();
+        if !made.is_empty() {
+            self.notice(
+                "workspace_placeholders",
+                format!(
+                    "while the session lasts something empty stands in {} for what the agent \
+                     is not to make there: {}",
+                    place.host,
+                    made.join(", ")
+                ),
+            );
+        }
+        self.check_mounted_once(&place.host);
+        Some(place)
+    }
+
+    fn bottle_protects(&self) -> BTreeSet<String> {
+        let agent = self.manifest.agents.get(&self.spec.agent);
+        let bottle = agent.and_then(|agent| self.manifest.bottles.get(&agent.bottle));
+        bottle.map(|bottle| bottle.workspace.protect.clone()).unwrap_or_default()
+    }
+
+    fn git_place(
+        &mut self,
+        identity: &Identity,
+        host: &AbsPath,
+        git: &GitFolder,
+    ) -> Option<GitPlace> {
+        let own = || RelPath::new(".git").ok().map(|git| host.join(&git));
+        match git {
+            GitFolder::None | GitFolder::Own => Some(GitPlace { folder: own()?, worktree: None }),
+            GitFolder::Linked { common, name } => {
+                let covered = is_container_folder(common).or_else(|| {
+                    let kept = kept_folders(self.snapshot).into_iter();
+                    kept.map(|(kept, _)| kept)
+                        .find(|k| common.is_within(k) || k.is_within(common))
+                        .map(|kept| kept.to_string())
+                });
+                if let Some(covered) = covered {
+                    self.error(
+                        ErrorCode::BadWorkspace,
+                        format!(
+                            "the git folder {common} of {identity}'s worktree would cover {covered}"
+                        ),
+                        "use --workspace clone",
+                    );
+                }
+                Some(GitPlace { folder: common.clone(), worktree: Some(name.clone()) })
+            }
+            GitFolder::Odd => {
+                self.error(
+                    ErrorCode::BadWorkspace,
+                    format!("{host}/.git is a link, or a file that names no linked worktree"),
+                    "use --workspace clone, or copy",
+                );
+                None
+            }
+        }
+    }
+
+    /// Two agents that write one folder could move what is mounted for each other.
+    fn check_mounted_once(&mut self, host: &AbsPath) {
+        let other = self.snapshot.workspace.as_ref().and_then(|w| w.mounted_by.clone());
+        if let Some(session) = other {
+            self.error(
+                ErrorCode::BadWorkspace,
+                format!("session {session} has {host}, or part of it, mounted already"),
+                format!("`bottle destroy {session}` first, or use --workspace copy or clone"),
+            );
+        }
     }
 
     fn check_workspace_folder(&mut self, path: &AbsPath, mode: WorkspaceMode) {

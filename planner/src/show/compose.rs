@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value, json};
 
-use crate::plan::{ContainerSpec, Mount, Operation, Plan};
-use crate::sidecar::{BIN, IN, OUT};
+use crate::plan::{ContainerSpec, GuardKind, Mount, Operation, Plan};
+use crate::sidecar::{BIN, HIDDEN_FILE, HIDDEN_FOLDER, IN, OUT};
 
 /// The Compose model as a value; the caller writes it as YAML.
 ///
@@ -121,6 +121,14 @@ fn mount(mount: &Mount, spec: &ContainerSpec) -> Value {
             bind(format!("${{BOTTLE_STATE}}/{role}/in/resolv.conf"), "/etc/resolv.conf", true)
         }
         Mount::Workspace { path } => bind(path.to_string(), path.as_str(), false),
+        Mount::Guard { path, guard, folder } => match guard {
+            GuardKind::Hold => bind(path.to_string(), path.as_str(), false),
+            GuardKind::Protect => bind(path.to_string(), path.as_str(), true),
+            GuardKind::Hide => {
+                let empty = if *folder { HIDDEN_FOLDER } else { HIDDEN_FILE };
+                bind(format!("${{BOTTLE_STATE}}/agent/in/{empty}"), path.as_str(), true)
+            }
+        },
         Mount::Volume { name, at } => {
             json!({"type": "volume", "source": name, "target": at.to_string()})
         }

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,7 +34,8 @@ use crate::pack;
 use crate::secrets::{Env, Gathered};
 use crate::state::{Ledger, Roots};
 use crate::tool::{self, ToolBinary, ToolError};
-use crate::workspace::{self, WorkspaceError};
+use crate::tree::TreeError;
+use crate::workspace::{self, Layer, WorkspaceError};
 
 /// Seconds a container has between SIGTERM and SIGKILL.
 const GRACE_SECONDS: u32 = 10;
@@ -627,19 +629,29 @@ impl<E: Engine> World<'_, E> {
     async fn assemble_image(&self, image: &AssembleImage) -> Result<Made, OpError> {
         let host = self.plan.session.workspace.as_ref().map(|w| w.host.clone());
         let host = host.ok_or_else(|| OpError::Internal("an image with no workspace".into()))?;
-        let wanted = image.clone();
         let scratch = self.roots.root.join("tmp").join(self.plan.identity.as_str());
         let path = (self.env)("PATH");
-        let tar = self
-            .blocking(move || workspace::layer(&wanted, host.as_str().as_ref(), &scratch, path))
-            .await?;
         let _shared = self.shared().await?;
         if let Some(made) = self.image_made_meanwhile(&image.tag).await? {
             return Ok(made);
         }
         let AssembleImage { tag, base, labels, .. } = image;
-        let made = self.engine.assemble_image(tag, base, tar, labels).await;
-        self.image_after(tag, made).await
+        let mut packing = None;
+        let mut layer = |volumes| {
+            let (host, scratch) = (PathBuf::from(host.as_str()), scratch.clone());
+            let (layer, pieces) = Layer::begin(image.clone(), host, scratch, path.clone(), volumes);
+            packing = Some(layer);
+            pieces
+        };
+        let made = self.engine.assemble_image(tag, base, &mut layer, labels).await;
+        if let Some(packing) = packing {
+            match packing.ended().await {
+                // The engine took no more: it knows why.
+                Err(WorkspaceError::Tree(TreeError::Write(_))) if made.is_err() => {}
+                ended => ended?,
+            }
+        }
+        self.image_after(&image.tag, made).await
     }
 
     /// The lock of shared objects; waits for another process that has it.

@@ -17,6 +17,7 @@ use bottle_planner::snapshot::Tree;
 use bottle_planner::words::Digest;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, open, openat, readlinkat, statat};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 /// Begins the hash of every folder: another format is another prefix.
@@ -197,7 +198,7 @@ pub(crate) fn list(
         let stat = match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             // Gone since it was listed.
-            Err(rustix::io::Errno::NOENT) => continue,
+            Err(Errno::NOENT) => continue,
             Err(error) => return Err(read_error(&shown, error)),
         };
         let kind = match FileType::from_raw_mode(stat.st_mode) {
@@ -213,6 +214,31 @@ pub(crate) fn list(
     }
     entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     Ok(entries)
+}
+
+/// The first thing in a folder below the root that is not hidden; `None` where there is none.
+pub(crate) fn first(root: &Path, below: &Path, hide: &Hide) -> Result<Option<OsString>, TreeError> {
+    let top = open_root(root)?;
+    let folder = match descend(root, top.as_fd(), below) {
+        Ok(folder) => folder,
+        Err(TreeError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        // A file or a link at that place is something, too.
+        Err(_) if hide.hides(below) => return Ok(None),
+        // A file or a link at that place is something, too.
+        Err(TreeError::Read { source, .. })
+            if [Errno::NOTDIR, Errno::LOOP]
+                .map(Errno::raw_os_error)
+                .map(Some)
+                .contains(&source.raw_os_error()) =>
+        {
+            return Ok(Some(OsString::new()));
+        }
+        Err(error) => return Err(error),
+    };
+    let folder = folder.as_ref().map_or(top.as_fd(), |f| f.as_fd());
+    Ok(list(root, folder, below, hide)?.into_iter().next().map(|entry| entry.name))
 }
 
 /// The hash of a folder, from its entries in order.
@@ -432,7 +458,7 @@ fn kind_name(kind: FileType) -> &'static str {
     }
 }
 
-fn read_error(path: &Path, error: rustix::io::Errno) -> TreeError {
+fn read_error(path: &Path, error: Errno) -> TreeError {
     TreeError::Read { path: path.to_owned(), source: error.into() }
 }
 

@@ -12,7 +12,7 @@ use bottle_planner::document;
 use bottle_planner::plan::{
     Action, ActionId, AssembleImage, BuildImage, Connect, ContainerRef, ContainerSpec, Deliver,
     Effect, Expect, File, Folder, ImportImage, LABEL_IDENTITY, LABEL_OWNER, LABEL_PLAN, LABEL_SPEC,
-    MintCa, Mount, NetworkSpec, Operation, Plan, PullImage, Reload, RemoveFile, Upload,
+    MintCa, Mount, NetworkSpec, Operation, Plan, PullImage, Reload, RemoveFile, Save, Upload,
     UploadSource, VolumeSpec,
 };
 use bottle_planner::policy::HostConfig;
@@ -35,6 +35,7 @@ use crate::secrets::{Env, Gathered};
 use crate::state::{Ledger, Roots};
 use crate::tool::{self, ToolBinary, ToolError};
 use crate::tree::TreeError;
+use crate::work::{self, SaveError};
 use crate::workspace::{self, Layer, WorkspaceError};
 
 /// Seconds a container has between SIGTERM and SIGKILL.
@@ -103,6 +104,9 @@ pub enum OpError {
         /// Its words, or that it said nothing.
         why: String,
     },
+    /// What an agent did could not be saved.
+    #[error(transparent)]
+    Save(#[from] SaveError),
     /// An archive could not be made.
     #[error("could not pack an archive")]
     Pack(#[source] std::io::Error),
@@ -235,6 +239,7 @@ pub(crate) fn subject(op: &Operation) -> String {
         }
         Operation::Deliver(deliver) => container(&deliver.container),
         Operation::Reload(reload) => container(&reload.container),
+        Operation::Save(_) => "work".to_owned(),
         Operation::Archive(_) => "state".to_owned(),
     }
 }
@@ -287,6 +292,7 @@ impl<E: Engine> World<'_, E> {
                 let id = object.name.clone();
                 Ok(self.judge_going(action, found.map(|v| (id, v.labels))))
             }
+            Operation::Save(save) => self.check_save(action, save).await,
             Operation::Archive(_) => Ok(match &*self.state.borrow() {
                 None => Check::Satisfied(Made::default()),
                 Some(_) => Check::Ready(Basis::default()),
@@ -375,6 +381,7 @@ impl<E: Engine> World<'_, E> {
                 let container = on_volume(&object.name);
                 Ok(Made::noted(Note::Gone { container }))
             }
+            Operation::Save(save) => self.save(save).await,
             Operation::Archive(_) => self.archive().await,
         }
     }
@@ -548,6 +555,25 @@ impl<E: Engine> World<'_, E> {
             Ok::<_, OpError>(Made::noted(Note::Removed { path }))
         })
         .await
+    }
+
+    /// What is saved is saved once: after that this very plan may have removed what held it.
+    async fn check_save(&self, action: &Action, save: &Save) -> Result<Check, OpError> {
+        if self.done.contains(&action.id) {
+            return Ok(Check::Satisfied(Made::default()));
+        }
+        Ok(match self.own_container(action, &save.container).await? {
+            Ok(container) => judge_part(action, &container, "not saved"),
+            Err(stale) => stale,
+        })
+    }
+
+    async fn save(&self, save: &Save) -> Result<Made, OpError> {
+        let state = self.state()?;
+        let scratch = self.roots.root.join("tmp").join(self.plan.identity.as_str());
+        let path = (self.env)("PATH");
+        work::save(self.engine, self.plan, save, &state, &scratch, path).await?;
+        Ok(Made::object(work::SAVED))
     }
 
     async fn archive(&self) -> Result<Made, OpError> {

@@ -113,6 +113,25 @@ impl Hide {
 
 /// Reads a folder and answers its digest, and how much is in it. Blocks; several threads hash.
 pub fn digest(root: &Path, hide: &Hide) -> Result<Tree, TreeError> {
+    let folders = walk(root, hide)?;
+    let mut sum = Sum::default();
+    let raw = fold(&folders, Path::new(""), &mut sum, &mut |_, _, _| {});
+    Ok(sum.tree(raw))
+}
+
+/// The same, and everything that was found: its path, what it is, and hash and size of a file.
+pub(crate) fn index(
+    root: &Path,
+    hide: &Hide,
+    each: &mut dyn FnMut(PathBuf, &Kind, (Hash, u64)),
+) -> Result<Tree, TreeError> {
+    let folders = walk(root, hide)?;
+    let mut sum = Sum::default();
+    let raw = fold(&folders, Path::new(""), &mut sum, each);
+    Ok(sum.tree(raw))
+}
+
+fn walk(root: &Path, hide: &Hide) -> Result<BTreeMap<PathBuf, Found>, TreeError> {
     let fd = open_root(root)?;
     let work = Work::new(Job::Folder(PathBuf::new()));
     let threads =
@@ -126,11 +145,7 @@ pub fn digest(root: &Path, hide: &Hide) -> Result<Tree, TreeError> {
     let state = work.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     match state.error {
         Some(error) => Err(error),
-        None => {
-            let mut sum = Sum::default();
-            let raw = fold(&state.folders, Path::new(""), &mut sum);
-            Ok(sum.tree(raw))
-        }
+        None => Ok(state.folders),
     }
 }
 
@@ -282,7 +297,7 @@ impl Sum {
     }
 }
 
-type Hash = [u8; 32];
+pub(crate) type Hash = [u8; 32];
 
 /// What was found in one folder: entries, and for files hash and size once known.
 #[derive(Default)]
@@ -417,21 +432,34 @@ fn descend(root: &Path, top: BorrowedFd<'_>, below: &Path) -> Result<Option<Owne
     Ok(folder)
 }
 
-fn fold(folders: &BTreeMap<PathBuf, Found>, below: &Path, sum: &mut Sum) -> Hash {
+fn fold(
+    folders: &BTreeMap<PathBuf, Found>,
+    below: &Path,
+    sum: &mut Sum,
+    each: &mut dyn FnMut(PathBuf, &Kind, (Hash, u64)),
+) -> Hash {
     let mut hash = FolderHash::new();
     let empty = Found::default();
     let found = folders.get(below).unwrap_or(&empty);
     for entry in &found.entries {
+        let path = below.join(&entry.name);
         let inner = match &entry.kind {
-            Kind::Folder => fold(folders, &below.join(&entry.name), sum),
+            Kind::Folder => {
+                let inner = fold(folders, &path, sum, each);
+                each(path, &entry.kind, (inner, 0));
+                inner
+            }
             Kind::Link { target } => {
                 sum.files += 1;
-                Sha256::digest(target).into()
+                let inner = Sha256::digest(target).into();
+                each(path, &entry.kind, (inner, 0));
+                inner
             }
             Kind::File { .. } => {
                 let (inner, size) = found.hashes.get(&entry.name).copied().unwrap_or_default();
                 sum.files += 1;
                 sum.bytes += size;
+                each(path, &entry.kind, (inner, size));
                 inner
             }
         };

@@ -13,6 +13,8 @@ mod git;
 mod patch;
 mod save;
 mod spool;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;

@@ -253,7 +253,7 @@ mod tests {
             .flat_map(|n| format!("line {n}\n").into_bytes())
             .collect();
         let noise: Vec<u8> =
-            (0..5000_u32).flat_map(|n| (n * 2_654_435_761).to_be_bytes()).collect();
+            (0..5000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
         let contents: [&[u8]; 9] = [
             b"one\n",
             b"one",

@@ -39,6 +39,7 @@ fn long_help() -> String {
          bottle plan --identity dev-ab12c   plan the difference for a session\n  \
          bottle blocked                     what was the last session refused?\n  \
          bottle allow @last 1               allow the first kind of it\n  \
+         bottle pull @last                  bring back what the agent did\n  \
          bottle destroy @last               take the last session down\n\n{}\n\n{}",
         env::table(),
         Exit::table()
@@ -88,6 +89,8 @@ pub enum Command {
     Egress(commands::egress::Egress),
     /// Show what was fetched and pushed through a session's git gate
     Git(commands::git::Git),
+    /// Bring back what an agent did, as a patch that is shown first
+    Pull(commands::pull::Pull),
     /// Take a session down
     Destroy(commands::destroy::Destroy),
     /// Try to get out of a bottle in every known way, and say what happened

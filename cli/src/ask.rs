@@ -11,6 +11,12 @@ pub fn confirm(printer: &mut Printer, question: &str) -> Result<bool, Failure> {
     Ok(is_yes(&line()?))
 }
 
+/// Asks for one of several answers by its first letter, in lower case; `None` is no answer.
+pub fn letter(printer: &mut Printer, question: &str) -> Result<Option<char>, Failure> {
+    printer.ask(&format!("{question} "));
+    Ok(line()?.trim().chars().next().map(|c| c.to_ascii_lowercase()))
+}
+
 /// Lets a person choose one of several by number or by name.
 pub fn choose<'a>(
     printer: &mut Printer,

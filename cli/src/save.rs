@@ -8,14 +8,14 @@ use std::path::Path;
 use crate::failure::Failure;
 
 /// Writes a file under a temporary name in the same folder, mode 0600, and renames it.
-pub fn save(path: &Path, text: &str) -> Result<(), Failure> {
+pub fn save(path: &Path, text: impl AsRef<[u8]>) -> Result<(), Failure> {
     replace(path, text, 0o600).map_err(|error| {
         Failure::error(format!("could not write {}", path.display())).because(&error)
     })
 }
 
 /// Writes a file with a mode, atomically.
-pub fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+pub fn replace(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, "expected the path of a file")
     })?;
@@ -32,9 +32,9 @@ pub fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 }
 
 /// Writes a file that must not be there yet.
-pub fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+pub fn write_new(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(text.as_ref())?;
     file.sync_all()
 }
 

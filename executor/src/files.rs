@@ -150,6 +150,11 @@ impl Root {
         Self::open(path)?.ok_or_else(|| failed("open", path, Errno::NOENT))
     }
 
+    /// The open folder itself.
+    pub(crate) fn folder(&self) -> &OwnedFd {
+        &self.folder
+    }
+
     /// The path it was opened by, for messages.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -25,4 +25,5 @@ pub mod state;
 pub mod tool;
 pub mod tree;
 mod upstream_ca;
+pub mod work;
 pub mod workspace;

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use bottle_planner::plan::{
     Action, ActionId, AssembleImage, BuildImage, Connect, ContainerRef, ContainerSpec, Deliver,
     Effect, Expect, File, Folder, ImportImage, LABEL_IDENTITY, LABEL_OWNER, LABEL_PLAN, LABEL_SPEC,
     MintCa, Mount, NetworkSpec, Operation, Placeholder, Plan, PullImage, Reload, RemoveFile,
-    Upload, UploadSource, VolumeSpec,
+    Save, Upload, UploadSource, VolumeSpec,
 };
 use bottle_planner::policy::HostConfig;
 use bottle_planner::sidecar::{BIN, BINARY, SIDECAR_BINARY};
@@ -35,7 +36,9 @@ use crate::repository;
 use crate::secrets::{Env, Gathered};
 use crate::state::{Ledger, Roots};
 use crate::tool::{self, ToolBinary, ToolError};
-use crate::workspace::{self, WorkspaceError};
+use crate::tree::TreeError;
+use crate::work::{self, SaveError};
+use crate::workspace::{self, Layer, WorkspaceError};
 
 /// Seconds a container has between SIGTERM and SIGKILL.
 const GRACE_SECONDS: u32 = 10;
@@ -106,6 +109,9 @@ pub enum OpError {
         /// Its words, or that it said nothing.
         why: String,
     },
+    /// What an agent did could not be saved.
+    #[error(transparent)]
+    Save(#[from] SaveError),
     /// An archive could not be made.
     #[error("could not pack an archive")]
     Pack(#[source] std::io::Error),
@@ -241,6 +247,7 @@ pub(crate) fn subject(op: &Operation) -> String {
         Operation::Placeholder(stand) | Operation::RemovePlaceholder(stand) => {
             stand.workspace.join(&stand.path).to_string()
         }
+        Operation::Save(_) => "work".to_owned(),
         Operation::Archive(_) => "state".to_owned(),
     }
 }
@@ -298,6 +305,7 @@ impl<E: Engine> World<'_, E> {
                 None => Check::Satisfied(Made::default()),
                 Some(_) => Check::Ready(Basis::default()),
             }),
+            Operation::Save(save) => self.check_save(action, save).await,
             Operation::Archive(_) => Ok(match &*self.state.borrow() {
                 None => Check::Satisfied(Made::default()),
                 Some(_) => Check::Ready(Basis::default()),
@@ -391,6 +399,7 @@ impl<E: Engine> World<'_, E> {
                 self.remove_placeholder(stand).await?;
                 Ok(Made::default())
             }
+            Operation::Save(save) => self.save(save).await,
             Operation::Archive(_) => self.archive().await,
         }
     }
@@ -658,6 +667,25 @@ impl<E: Engine> World<'_, E> {
         .await
     }
 
+    /// What is saved is saved once: after that this very plan may have removed what held it.
+    async fn check_save(&self, action: &Action, save: &Save) -> Result<Check, OpError> {
+        if self.done.contains(&action.id) {
+            return Ok(Check::Satisfied(Made::default()));
+        }
+        Ok(match self.own_container(action, &save.container).await? {
+            Ok(container) => judge_part(action, &container, "not saved"),
+            Err(stale) => stale,
+        })
+    }
+
+    async fn save(&self, save: &Save) -> Result<Made, OpError> {
+        let state = self.state()?;
+        let scratch = self.roots.root.join("tmp").join(self.plan.identity.as_str());
+        let path = (self.env)("PATH");
+        work::save(self.engine, self.plan, save, &state, &scratch, path).await?;
+        Ok(Made::object(work::SAVED))
+    }
+
     async fn archive(&self) -> Result<Made, OpError> {
         let identity = self.plan.identity.clone();
         let root = self.root.clone();
@@ -737,19 +765,29 @@ impl<E: Engine> World<'_, E> {
     async fn assemble_image(&self, image: &AssembleImage) -> Result<Made, OpError> {
         let host = self.plan.session.workspace.as_ref().map(|w| w.host.clone());
         let host = host.ok_or_else(|| OpError::Internal("an image with no workspace".into()))?;
-        let wanted = image.clone();
         let scratch = self.roots.root.join("tmp").join(self.plan.identity.as_str());
         let path = (self.env)("PATH");
-        let tar = self
-            .blocking(move || workspace::layer(&wanted, host.as_str().as_ref(), &scratch, path))
-            .await?;
         let _shared = self.shared().await?;
         if let Some(made) = self.image_made_meanwhile(&image.tag).await? {
             return Ok(made);
         }
         let AssembleImage { tag, base, labels, .. } = image;
-        let made = self.engine.assemble_image(tag, base, tar, labels).await;
-        self.image_after(tag, made).await
+        let mut packing = None;
+        let mut layer = |volumes| {
+            let (host, scratch) = (PathBuf::from(host.as_str()), scratch.clone());
+            let (layer, pieces) = Layer::begin(image.clone(), host, scratch, path.clone(), volumes);
+            packing = Some(layer);
+            pieces
+        };
+        let made = self.engine.assemble_image(tag, base, &mut layer, labels).await;
+        if let Some(packing) = packing {
+            match packing.ended().await {
+                // The engine took no more: it knows why.
+                Err(WorkspaceError::Tree(TreeError::Write(_))) if made.is_err() => {}
+                ended => ended?,
+            }
+        }
+        self.image_after(&image.tag, made).await
     }
 
     /// The lock of shared objects; waits for another process that has it.

@@ -91,7 +91,16 @@ pub const DOCKERFILE: &str = "Dockerfile";
 pub const PRESERVE: &str = ".preserve";
 
 /// Files of the state folder that the executor keeps for itself: no plan may write them.
-pub const RESERVED: [&str; 6] = [LEDGER, PLAN, PREVIOUS_PLAN, INPUTS, JOURNAL, RECEIPT];
+pub const RESERVED: [&str; 8] = [
+    LEDGER,
+    PLAN,
+    PREVIOUS_PLAN,
+    INPUTS,
+    JOURNAL,
+    RECEIPT,
+    crate::work::PULLED,
+    crate::work::SAVED,
+];
 
 /// Whether a path below the state folder belongs to a container's `out` folder, which is the
 /// container's own.

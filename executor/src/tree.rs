@@ -17,6 +17,7 @@ use bottle_planner::snapshot::Tree;
 use bottle_planner::words::Digest;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, open, openat, readlinkat, statat};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 /// Begins the hash of every folder: another format is another prefix.
@@ -112,6 +113,25 @@ impl Hide {
 
 /// Reads a folder and answers its digest, and how much is in it. Blocks; several threads hash.
 pub fn digest(root: &Path, hide: &Hide) -> Result<Tree, TreeError> {
+    let folders = walk(root, hide)?;
+    let mut sum = Sum::default();
+    let raw = fold(&folders, Path::new(""), &mut sum, &mut |_, _, _| {});
+    Ok(sum.tree(raw))
+}
+
+/// The same, and everything that was found: its path, what it is, and hash and size of a file.
+pub(crate) fn index(
+    root: &Path,
+    hide: &Hide,
+    each: &mut dyn FnMut(PathBuf, &Kind, (Hash, u64)),
+) -> Result<Tree, TreeError> {
+    let folders = walk(root, hide)?;
+    let mut sum = Sum::default();
+    let raw = fold(&folders, Path::new(""), &mut sum, each);
+    Ok(sum.tree(raw))
+}
+
+fn walk(root: &Path, hide: &Hide) -> Result<BTreeMap<PathBuf, Found>, TreeError> {
     let fd = open_root(root)?;
     let work = Work::new(Job::Folder(PathBuf::new()));
     let threads =
@@ -125,11 +145,7 @@ pub fn digest(root: &Path, hide: &Hide) -> Result<Tree, TreeError> {
     let state = work.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     match state.error {
         Some(error) => Err(error),
-        None => {
-            let mut sum = Sum::default();
-            let raw = fold(&state.folders, Path::new(""), &mut sum);
-            Ok(sum.tree(raw))
-        }
+        None => Ok(state.folders),
     }
 }
 
@@ -197,7 +213,7 @@ pub(crate) fn list(
         let stat = match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             // Gone since it was listed.
-            Err(rustix::io::Errno::NOENT) => continue,
+            Err(Errno::NOENT) => continue,
             Err(error) => return Err(read_error(&shown, error)),
         };
         let kind = match FileType::from_raw_mode(stat.st_mode) {
@@ -213,6 +229,31 @@ pub(crate) fn list(
     }
     entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     Ok(entries)
+}
+
+/// The first thing in a folder below the root that is not hidden; `None` where there is none.
+pub(crate) fn first(root: &Path, below: &Path, hide: &Hide) -> Result<Option<OsString>, TreeError> {
+    let top = open_root(root)?;
+    let folder = match descend(root, top.as_fd(), below) {
+        Ok(folder) => folder,
+        Err(TreeError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        // A file or a link at that place is something, too.
+        Err(_) if hide.hides(below) => return Ok(None),
+        // A file or a link at that place is something, too.
+        Err(TreeError::Read { source, .. })
+            if [Errno::NOTDIR, Errno::LOOP]
+                .map(Errno::raw_os_error)
+                .map(Some)
+                .contains(&source.raw_os_error()) =>
+        {
+            return Ok(Some(OsString::new()));
+        }
+        Err(error) => return Err(error),
+    };
+    let folder = folder.as_ref().map_or(top.as_fd(), |f| f.as_fd());
+    Ok(list(root, folder, below, hide)?.into_iter().next().map(|entry| entry.name))
 }
 
 /// The hash of a folder, from its entries in order.
@@ -256,7 +297,7 @@ impl Sum {
     }
 }
 
-type Hash = [u8; 32];
+pub(crate) type Hash = [u8; 32];
 
 /// What was found in one folder: entries, and for files hash and size once known.
 #[derive(Default)]
@@ -391,21 +432,34 @@ fn descend(root: &Path, top: BorrowedFd<'_>, below: &Path) -> Result<Option<Owne
     Ok(folder)
 }
 
-fn fold(folders: &BTreeMap<PathBuf, Found>, below: &Path, sum: &mut Sum) -> Hash {
+fn fold(
+    folders: &BTreeMap<PathBuf, Found>,
+    below: &Path,
+    sum: &mut Sum,
+    each: &mut dyn FnMut(PathBuf, &Kind, (Hash, u64)),
+) -> Hash {
     let mut hash = FolderHash::new();
     let empty = Found::default();
     let found = folders.get(below).unwrap_or(&empty);
     for entry in &found.entries {
+        let path = below.join(&entry.name);
         let inner = match &entry.kind {
-            Kind::Folder => fold(folders, &below.join(&entry.name), sum),
+            Kind::Folder => {
+                let inner = fold(folders, &path, sum, each);
+                each(path, &entry.kind, (inner, 0));
+                inner
+            }
             Kind::Link { target } => {
                 sum.files += 1;
-                Sha256::digest(target).into()
+                let inner = Sha256::digest(target).into();
+                each(path, &entry.kind, (inner, 0));
+                inner
             }
             Kind::File { .. } => {
                 let (inner, size) = found.hashes.get(&entry.name).copied().unwrap_or_default();
                 sum.files += 1;
                 sum.bytes += size;
+                each(path, &entry.kind, (inner, size));
                 inner
             }
         };
@@ -432,7 +486,7 @@ fn kind_name(kind: FileType) -> &'static str {
     }
 }
 
-pub(crate) fn read_error(path: &Path, error: rustix::io::Errno) -> TreeError {
+pub(crate) fn read_error(path: &Path, error: Errno) -> TreeError {
     TreeError::Read { path: path.to_owned(), source: error.into() }
 }
 

@@ -2,6 +2,7 @@
 //! and refused where that is not the one the plan was reviewed with.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -9,13 +10,15 @@ use bottle_planner::plan::{AssembleImage, BuildImage, User};
 use bottle_planner::policy::WorkspaceMode;
 use bottle_planner::words::{AbsPath, Digest};
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
+use crate::engine::Outgoing;
 use crate::files::{FileError, Root};
 use crate::ledger::own;
 use crate::pack::{self, Placement};
 use crate::repository::{self, Repository};
 use crate::state::Roots;
-use crate::tree::{Hide, HideError, TreeError};
+use crate::tree::{self, Hide, HideError, TreeError};
 
 /// Why a folder of the host was not packed.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,17 @@ pub enum WorkspaceError {
         /// Its last words.
         why: String,
     },
+    /// A commit would lose it.
+    #[error(
+        "`{}` lies in `{volume}`, which the base declares a VOLUME: a commit would lose it",
+        path.display()
+    )]
+    Lost {
+        /// What lies there.
+        path: PathBuf,
+        /// The base's volume.
+        volume: String,
+    },
     /// The plan asks for something that this mode cannot have.
     #[error("internal: {0}")]
     Internal(&'static str),
@@ -75,32 +89,121 @@ pub(crate) fn build_context(roots: &Roots, image: &BuildImage) -> Result<Bytes, 
     finish(tar)
 }
 
-/// The workspace as a layer.
-pub(crate) fn layer(
+/// Pieces on their way that the engine has not taken yet.
+const PIECES: usize = 4;
+/// How large a piece is.
+const PIECE: usize = 256 << 10;
+
+/// A workspace that is packed while the engine takes it.
+pub(crate) struct Layer {
+    packer: tokio::task::JoinHandle<Result<(), WorkspaceError>>,
+}
+
+impl Layer {
+    /// Begins to pack on a thread of its own. `volumes` are those that the base declares.
+    pub(crate) fn begin(
+        image: AssembleImage,
+        host: PathBuf,
+        scratch: PathBuf,
+        path: Option<OsString>,
+        volumes: Vec<String>,
+    ) -> (Self, Outgoing) {
+        let (to, pieces) = mpsc::channel(PIECES);
+        let packer = tokio::task::spawn_blocking(move || {
+            let mut pieces = Pieces { to, piece: Vec::with_capacity(PIECE) };
+            let packed = layer(&image, &host, &scratch, path, &volumes, &mut pieces);
+            let ended = packed.and_then(|()| Ok(pieces.flush().map_err(TreeError::Write)?));
+            if let Err(error) = &ended {
+                // So that the engine makes nothing of half an archive.
+                let _ = pieces.to.blocking_send(Err(io::Error::other(error.to_string())));
+            }
+            ended
+        });
+        (Self { packer }, pieces)
+    }
+
+    /// How the packing went: where it failed, that says more than what the engine made of it.
+    pub(crate) async fn ended(self) -> Result<(), WorkspaceError> {
+        match self.packer.await {
+            Ok(ended) => ended,
+            Err(_) => Err(WorkspaceError::Internal("packing did not end")),
+        }
+    }
+}
+
+/// Writes in pieces that somebody else takes.
+struct Pieces {
+    to: mpsc::Sender<io::Result<Bytes>>,
+    piece: Vec<u8>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.piece.len() + bytes.len() > PIECE {
+            self.flush()?;
+        }
+        self.piece.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.to.blocking_send(Ok(piece.into())).map_err(gone)
+    }
+}
+
+/// Writes the workspace as a layer.
+fn layer(
     image: &AssembleImage,
     host: &Path,
     scratch: &Path,
     path: Option<OsString>,
-) -> Result<Bytes, WorkspaceError> {
-    let mut tar = tar::Builder::new(Vec::new());
+    volumes: &[String],
+    to: &mut dyn Write,
+) -> Result<(), WorkspaceError> {
     let hide = Hide::new(&image.hide)?;
-    let place = Placement { below: inside(&image.inside), owner: image.owner, mode: 0o755 };
-    match image.mode {
-        WorkspaceMode::Copy => {
-            let packed = pack::append(&mut tar, host, &hide, place)?;
-            if let Some(expected) = &image.digest {
-                as_planned(host, expected, packed.digest)?;
-            }
-        }
-        WorkspaceMode::Clone => {
-            let clone = Clone::new(image, host, scratch, path)?;
-            pack::append(&mut tar, &clone.folder, &hide, place)?;
-        }
+    let clone = match image.mode {
+        WorkspaceMode::Copy => None,
+        WorkspaceMode::Clone => Some(Clone::new(image, host, scratch, path)?),
         WorkspaceMode::Mount | WorkspaceMode::None => {
             return Err(WorkspaceError::Internal("only copies and clones are put into images"));
         }
+    };
+    let folder = clone.as_ref().map_or(host, |clone| clone.folder.as_path());
+    refuse_lost(folder, &hide, Path::new(image.inside.as_str()), volumes)?;
+    let mut tar = tar::Builder::new(to);
+    let place = Placement { below: inside(&image.inside), owner: image.owner, mode: 0o755 };
+    let packed = pack::append(&mut tar, folder, &hide, place)?;
+    if let (WorkspaceMode::Copy, Some(expected)) = (image.mode, &image.digest) {
+        as_planned(host, expected, packed.digest)?;
     }
-    finish(tar)
+    tar.into_inner().map_err(TreeError::Write)?;
+    Ok(())
+}
+
+/// Refuses a folder of which something would come to lie in a volume of the base.
+fn refuse_lost(
+    folder: &Path,
+    hide: &Hide,
+    inside: &Path,
+    volumes: &[String],
+) -> Result<(), WorkspaceError> {
+    for volume in volumes {
+        let below = match (inside.strip_prefix(volume), Path::new(volume).strip_prefix(inside)) {
+            (Ok(_), _) => Path::new(""),
+            (_, Ok(below)) => below,
+            _ => continue,
+        };
+        if let Some(name) = tree::first(folder, below, hide)? {
+            let path = inside.join(below).join(name);
+            return Err(WorkspaceError::Lost { path, volume: volume.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// A skill's folder, at its place in a container.
@@ -254,6 +357,39 @@ mod tests {
         }
     }
 
+    fn packed(
+        image: &AssembleImage,
+        host: &Path,
+        scratch: &Path,
+        volumes: &[&str],
+    ) -> Result<Vec<u8>, WorkspaceError> {
+        let volumes: Vec<String> = volumes.iter().map(|v| (*v).to_owned()).collect();
+        let mut tar = Vec::new();
+        layer(image, host, scratch, std::env::var_os("PATH"), &volumes, &mut tar)?;
+        Ok(tar)
+    }
+
+    #[test]
+    fn what_a_volume_of_the_base_would_swallow_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("data")).expect("made");
+        std::fs::write(folder.path().join("data/.env"), "x").expect("written");
+        let image = image(WorkspaceMode::Copy);
+        let lost = |volume: &str| {
+            let packed = packed(&image, folder.path(), Path::new("/unused"), &[volume]);
+            packed.err().map(|error| error.to_string())
+        };
+        assert_eq!(lost("/workspace/data"), None, "what is hidden is not lost");
+        assert_eq!(lost("/workspace/data/.env"), None);
+        assert_eq!(lost("/elsewhere"), None);
+        std::fs::write(folder.path().join("data/a"), "x").expect("written");
+        let words = "which the base declares a VOLUME: a commit would lose it";
+        let at = |path: &str, volume: &str| Some(format!("`{path}` lies in `{volume}`, {words}"));
+        assert_eq!(lost("/workspace/data"), at("/workspace/data/a", "/workspace/data"));
+        assert_eq!(lost("/workspace"), at("/workspace/data", "/workspace"));
+        assert_eq!(lost("/"), at("/workspace/data", "/"));
+    }
+
     fn names(tar: &[u8]) -> Vec<String> {
         let mut archive = tar::Archive::new(tar);
         let entries = archive.entries().expect("an archive");
@@ -275,10 +411,11 @@ mod tests {
         let mut image = image(WorkspaceMode::Copy);
         let hide = Hide::new(&image.hide).expect("globs");
         image.digest = Some(tree::digest(folder.path(), &hide).expect("readable").digest);
-        let tar = layer(&image, folder.path(), Path::new("/unused"), None).expect("packed");
+        let unused = Path::new("/unused");
+        let tar = packed(&image, folder.path(), unused, &[]).expect("packed");
         assert_eq!(names(&tar), ["workspace/", "workspace/a"]);
         std::fs::write(folder.path().join("a"), "y").expect("written");
-        let error = layer(&image, folder.path(), Path::new("/unused"), None).expect_err("changed");
+        let error = packed(&image, folder.path(), unused, &[]).expect_err("changed");
         assert!(matches!(error, WorkspaceError::Changed { .. }), "{error}");
     }
 
@@ -302,8 +439,7 @@ mod tests {
         let mut image = image(WorkspaceMode::Clone);
         image.commit = Some(commit.clone());
         image.branch = Some("agent/dev".into());
-        let path = std::env::var_os("PATH");
-        let tar = layer(&image, &repository, &scratch, path).expect("cloned");
+        let tar = packed(&image, &repository, &scratch, &[]).expect("cloned");
         assert!(!folder.path().join("ran").exists(), "a hook of the repository ran");
         assert!(!scratch.join("clone").exists());
         tar::Archive::new(&tar[..]).unpack(folder.path().join("out")).expect("unpacks");

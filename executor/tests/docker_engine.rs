@@ -251,25 +251,53 @@ async fn images_are_imported_built_and_assembled() {
 
     let assembled = world.name("assembled:1");
     let tree = archive(&[("home/agent/work/file", b"hello\n")]);
-    world.docker.assemble_image(&assembled, &built, tree, &labels).await.expect("assembled");
+    let mut declared = Vec::new();
+    let mut layer = |volumes| {
+        declared = volumes;
+        outgoing(tree.clone())
+    };
+    let made = world.docker.assemble_image(&assembled, &built, &mut layer, &labels).await;
+    made.expect("assembled");
+    assert_eq!(declared, ["/data"], "whoever packs is told");
     let raw_image = raw().inspect_image(&assembled).await.expect("there");
     let config = raw_image.config.expect("a config");
     assert_eq!(config.entrypoint, Some(vec!["/bin/sh".to_owned()]), "the base's own stays");
     assert_eq!(config.cmd.unwrap_or_default(), Vec::<String>::new());
     assert_eq!(config.user.as_deref(), Some("7"));
-    let lost = archive(&[("data/file", b"hello\n")]);
-    let lost = world.docker.assemble_image(&world.name("lost:1"), &built, lost, &labels).await;
-    assert!(lost.expect_err("refused").to_string().contains("VOLUME"));
+    let (to, mut read) = tokio::sync::mpsc::channel(64);
+    assert!(world.docker.read_image(&assembled, "/home/agent", to).await.expect("read"));
+    let mut back = Vec::new();
+    while let Some(piece) = read.recv().await {
+        back.extend_from_slice(&piece);
+    }
+    let mut entries = tar::Archive::new(&back[..]);
+    let names = entries.entries().expect("an archive");
+    let names: Vec<String> =
+        names.map(|e| e.expect("whole").path().expect("a path").display().to_string()).collect();
+    assert_eq!(names, ["agent/", "agent/work/", "agent/work/file"]);
+    let (to, _read) = tokio::sync::mpsc::channel(64);
+    assert!(!world.docker.read_image(&assembled, "/nowhere", to).await.expect("asked"));
+    let half = archive(&[("x", b"hello\n")]).slice(..1024);
+    let mut broken = |_| {
+        let (to, pieces) = tokio::sync::mpsc::channel(2);
+        to.try_send(Ok(half.clone())).expect("room");
+        to.try_send(Err(std::io::Error::other("changed"))).expect("room");
+        pieces
+    };
+    let name = world.name("half:1");
+    let cut = world.docker.assemble_image(&name, &built, &mut broken, &labels).await;
+    assert!(cut.is_err(), "{cut:?}");
+    assert_eq!(world.docker.image(&name).await.expect("asked"), None);
     let none = archive(&[("x", b"")]);
-    let none = world.docker.assemble_image("h2-none:1", "h2-none:0", none, &labels).await;
+    let mut none = |_| outgoing(none.clone());
+    let none = world.docker.assemble_image("h2-none:1", "h2-none:0", &mut none, &labels).await;
     assert!(matches!(none, Err(EngineError::NotFound { .. })), "{none:?}");
-    let bad = world
-        .docker
-        .assemble_image(&world.name("bad:1"), &built, Bytes::from_static(b"no tar"), &labels)
-        .await;
+    let mut bad = |_| outgoing(Bytes::from_static(b"no tar"));
+    let bad = world.docker.assemble_image(&world.name("bad:1"), &built, &mut bad, &labels).await;
     assert!(bad.is_err(), "{bad:?}");
     let left = world.docker.observe("", &BTreeSet::new()).await.expect("observed").containers;
-    assert!(!left.keys().any(|n| n.starts_with("bottle-assemble-")), "{left:?}");
+    let scaffold = |n: &String| n.starts_with("bottle-assemble-") || n.starts_with("bottle-look-");
+    assert!(!left.keys().any(scaffold), "{left:?}");
 
     let folder = tempfile::tempdir().expect("a folder");
     let paths = world.host_paths(folder.path());
@@ -663,6 +691,12 @@ fn root() -> Bytes {
         files.push((link, &busybox[..]));
     }
     archive(&files)
+}
+
+fn outgoing(tar: Bytes) -> bottle_executor::engine::Outgoing {
+    let (to, pieces) = tokio::sync::mpsc::channel(1);
+    to.try_send(Ok(tar)).expect("room for one");
+    pieces
 }
 
 fn archive(files: &[(&str, &[u8])]) -> Bytes {

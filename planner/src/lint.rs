@@ -20,13 +20,13 @@ use crate::lower::{Desired, lower};
 use crate::pem;
 use crate::plan::{
     Action, ActionId, ContainerSpec, Effect, Expect, FORMAT_VERSION, Intent, LABEL_IDENTITY,
-    LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, Mount, NetworkPlace, Operation, Plan, Requirement,
+    LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, Mount, NetworkPlace, Operation, Plan, Requirement, Save,
     SecretRef, Session, User,
 };
 use crate::policy::{Approval, GitCredential, Isolation, WorkspaceMode};
 use crate::resolve::{
     OLDEST_API, PREFIX, RUNSC, WORKSPACE, is_container_folder, is_wanted, role_addresses,
-    sidecar_container_name, summarize,
+    sidecar_container_name, summarize, what_is_saved,
 };
 use crate::sidecar::PROTOCOL;
 use crate::spec::SessionRequest;
@@ -64,6 +64,8 @@ pub enum LintRule {
     Summary,
     /// A launch does not tear down; an end does not build.
     Intent,
+    /// An agent's work is saved whole, and before anything of its session goes.
+    Saved,
     /// Files, containers and all else are exactly what the grants lower to.
     Rendered,
     /// Nothing that the grants lower to is missing.
@@ -235,11 +237,15 @@ impl Lint<'_> {
                 | Operation::RemoveNetwork(_)
                 | Operation::RemoveVolume(_)
                 | Operation::RemovePlaceholder(_)
+                | Operation::Save(_)
                 | Operation::Archive(_)
         );
         let ends = matches!(
             action.op,
-            Operation::RemoveVolume(_) | Operation::RemovePlaceholder(_) | Operation::Archive(_)
+            Operation::RemoveVolume(_)
+                | Operation::RemovePlaceholder(_)
+                | Operation::Save(_)
+                | Operation::Archive(_)
         );
         match self.plan.intent {
             Intent::Launch if ends => {
@@ -351,6 +357,7 @@ impl Lint<'_> {
                     self.say_of(LintRule::Paths, action, message);
                 }
             }
+            Operation::Save(save) => self.save(action, save),
             Operation::Archive(archive) => {
                 if archive.identity != self.plan.identity {
                     self.name(action, archive.identity.as_str());
@@ -372,6 +379,21 @@ impl Lint<'_> {
     fn mounted(&self) -> Option<&AbsPath> {
         let place = self.plan.session.workspace.as_ref();
         place.filter(|place| place.mode == WorkspaceMode::Mount).map(|place| &place.host)
+    }
+
+    /// What is saved is this agent's, all of it, and before anything goes.
+    fn save(&mut self, action: &Action, save: &Save) {
+        self.session_container(action, Role::Agent, &save.container);
+        let expected = what_is_saved(&self.plan.session, &self.plan.grants, &save.container);
+        if *save != expected {
+            self.say_of(LintRule::Saved, action, "saves something else than the agent's work");
+        }
+        for other in self.plan.actions.iter().filter(|a| a.effect == Effect::Delete) {
+            if !other.depends_on.contains(&action.id) {
+                let message = format!("{} does not wait for it", other.id);
+                self.say_of(LintRule::Saved, action, message);
+            }
+        }
     }
 
     fn path(&mut self, action: &Action, path: &str) {
@@ -424,7 +446,10 @@ impl Lint<'_> {
     fn session_container(&mut self, action: &Action, role: Role, name: &str) {
         let identity = &self.plan.identity;
         let known = self.plan.session.places.get(&role).map(|p| p.container.as_str()) == Some(name);
-        let goes = matches!(action.op, Operation::Stop(_) | Operation::RemoveContainer(_));
+        let goes = matches!(
+            action.op,
+            Operation::Stop(_) | Operation::RemoveContainer(_) | Operation::Save(_)
+        );
         let by_id = matches!(action.expect, Expect::Object { .. } | Expect::Satisfied);
         let ours = name.starts_with("bottle-") && name.contains(identity.as_str());
         let pinned = self.plan.spec.overrides.container.as_deref() == Some(name);
@@ -890,6 +915,7 @@ fn kind(op: &Operation) -> &'static str {
         Operation::RemoveVolume(_) => "remove-volume",
         Operation::Placeholder(_) => "placeholder",
         Operation::RemovePlaceholder(_) => "remove-placeholder",
+        Operation::Save(_) => "save",
         Operation::Archive(_) => "archive",
     }
 }

@@ -485,6 +485,8 @@ pub enum Operation {
     Placeholder(Placeholder),
     /// Takes it away again if it still is empty.
     RemovePlaceholder(Placeholder),
+    /// Saves what an agent did to the state folder, before anything of its session goes.
+    Save(Save),
     /// Moves the state folder to history.
     Archive(Archive),
 }
@@ -903,6 +905,18 @@ pub struct Reload {
     pub container: String,
     /// The digest of the file that must be in force afterwards.
     pub digest: Digest,
+}
+
+/// What is saved of a session at its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Save {
+    /// The agent's container, which holds it.
+    pub container: String,
+    /// The folder it worked on, where that is a copy or a clone.
+    pub workspace: Option<AbsPath>,
+    /// Where its transcripts are: files, or folders of them.
+    pub transcripts: BTreeSet<AbsPath>,
 }
 
 /// The end of a session's state folder.

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use crate::policy::Provider;
 use crate::sidecar::{IN, SUPERVISE_PORT};
+use crate::words::AbsPath;
 
 /// The base of built-in Dockerfiles unless the host config names another.
 pub const DEFAULT_BASE: &str = "debian:bookworm-slim";
@@ -116,6 +117,17 @@ pub fn skills_folder(provider: &Provider) -> &'static str {
     match provider {
         Provider::Claude | Provider::Command { .. } => "/home/agent/.claude/skills",
         Provider::Codex => "/home/agent/.codex/skills",
+    }
+}
+
+/// Where the transcripts are, inside the container: files, or folders of them.
+#[must_use]
+pub fn transcripts(provider: &Provider) -> BTreeSet<AbsPath> {
+    let at = |path: &str| AbsPath::new(path).ok();
+    match provider {
+        Provider::Claude => at("/home/agent/.claude/projects").into_iter().collect(),
+        Provider::Codex => at("/home/agent/.codex/sessions").into_iter().collect(),
+        Provider::Command { transcript, .. } => transcript.iter().cloned().collect(),
     }
 }
 

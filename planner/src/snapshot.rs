@@ -308,6 +308,9 @@ pub struct SessionFacts {
     pub delivered: BTreeMap<Role, (String, String)>,
     /// The digest of the reloadable files in force: (container id, started at, digest).
     pub loaded: BTreeMap<Role, (String, String, Digest)>,
+    /// Whether an end that was begun has saved what the agent did.
+    #[serde(default)]
+    pub saved: bool,
 }
 
 /// The plan last applied to a session.

@@ -182,6 +182,7 @@ pub fn facts(identity: Identity) -> SessionFacts {
         uploaded: BTreeMap::new(),
         delivered: BTreeMap::new(),
         loaded: BTreeMap::new(),
+        saved: false,
     }
 }
 

@@ -5,3 +5,4 @@ pub mod generate;
 pub mod host;
 pub mod memory_world;
 pub mod settle;
+pub mod terminal;

@@ -147,6 +147,15 @@ fn carry_out(id: &str, op: &Operation, world: &mut Snapshot, facts: &mut Session
             let loaded = (c.id.clone(), c.started_at.clone(), r.digest.clone());
             facts.loaded.insert(r.role, loaded);
         }
+        Operation::Save(s) => {
+            assert_ne!(
+                container(world, &s.container).state,
+                ContainerState::Running,
+                "{} works while its work is saved",
+                s.container
+            );
+            facts.saved = true;
+        }
         Operation::Archive(_) => {
             facts.applied = None;
             facts.files.clear();

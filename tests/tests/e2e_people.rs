@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 
 use bottle_tests::host::{Host, docker, unique, until};
+use bottle_tests::terminal::OnTerminal;
 use serde_json::Value;
 
 /// An agent that runs a script.
@@ -36,66 +37,6 @@ const START: [&str; 5] = ["start", "dev", "--manifest", "bottle.yaml", "--yes"];
 fn start(session: &str, more: &[&'static str]) -> Vec<String> {
     let named = ["--name", session];
     START.iter().chain(&named).chain(more).map(ToString::to_string).collect()
-}
-
-/// `bottle` on a terminal of its own, which `script` (of util-linux) is.
-struct OnTerminal {
-    child: Child,
-    typescript: tempfile::NamedTempFile,
-}
-
-impl OnTerminal {
-    fn run(host: &Host, words: &[String]) -> Self {
-        let typescript = tempfile::NamedTempFile::new().expect("a file");
-        let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
-        let bottle = bottle_tests::host::bottle();
-        let line = format!("stty rows 33 cols 99; '{}' {}", bottle.display(), quoted.join(" "));
-        // The environment of the host, the program of the terminal.
-        let of_host = host.command(&[]);
-        let mut command = Command::new("script");
-        command.args(["--quiet", "--flush", "--return", "--command", &line]);
-        command.arg(typescript.path()).env_clear().env("SHELL", "/bin/sh");
-        for (name, value) in of_host.get_envs() {
-            if let Some(value) = value {
-                command.env(name, value);
-            }
-        }
-        command.current_dir(of_host.get_current_dir().expect("a folder"));
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("script is part of every Debian");
-        Self { child, typescript }
-    }
-
-    fn shown(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.typescript.path()).expect("readable"))
-            .into_owned()
-    }
-
-    #[track_caller]
-    fn shows(&self, text: &str) {
-        let begun = std::time::Instant::now();
-        while !self.shown().contains(text) {
-            assert!(begun.elapsed().as_secs() < 30, "no {text:?} in {:?}", self.shown());
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    }
-
-    fn types(&mut self, keys: &str) {
-        let stdin = self.child.stdin.as_mut().expect("open");
-        stdin.write_all(keys.as_bytes()).and_then(|()| stdin.flush()).expect("typed");
-    }
-
-    /// Its exit code.
-    #[track_caller]
-    fn ends(mut self) -> (Option<i32>, String) {
-        let begun = std::time::Instant::now();
-        while self.child.try_wait().expect("a child").is_none() {
-            assert!(begun.elapsed().as_secs() < 30, "it does not end: {:?}", self.shown());
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        let code = self.child.wait().expect("it ends").code();
-        (code, self.shown())
-    }
 }
 
 fn list(host: &Host, session: &str) -> Value {

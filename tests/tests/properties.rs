@@ -12,7 +12,7 @@ use bottle_planner::plan::{
 };
 use bottle_planner::policy::{EnvValue, Isolation, WorkspaceMode};
 use bottle_planner::resolve::{
-    Inputs, grants_digest, plan, plan_amended, plan_destroy, plan_digest,
+    Inputs, Keep, grants_digest, plan, plan_amended, plan_destroy, plan_digest,
 };
 use bottle_planner::snapshot::{Container, ContainerState, Network, Snapshot, Volume};
 use bottle_planner::words::{AbsPath, Digest, EnvName, Identity, Name, RelPath, Role};
@@ -162,7 +162,7 @@ proptest! {
         let mut world = world;
         world.snapshot = settle(&first, &world.snapshot);
         prop_assert_eq!(lint(&planned(&world)), vec![]);
-        let end = plan_destroy(&first.identity, &world.snapshot).expect("it can be ended");
+        let end = plan_destroy(&first.identity, &world.snapshot, Keep::Saved).expect("it can be ended");
         prop_assert_eq!(lint(&end), vec![]);
         prop_assert_eq!(end.summary.create + end.summary.none, 0);
     }
@@ -385,6 +385,16 @@ fn mutations() -> Vec<Mutation> {
         (LintRule::Intent, |p| {
             p.intent = bottle_planner::plan::Intent::Destroy;
             true
+        }),
+        (LintRule::Saved, |p| {
+            let container = p.session.places[&Role::Agent].container.clone();
+            with_op(p, "start:agent", |op| {
+                *op = Operation::Save(bottle_planner::plan::Save {
+                    container,
+                    workspace: None,
+                    transcripts: [AbsPath::new("/etc").expect("absolute")].into(),
+                });
+            })
         }),
         (LintRule::Rendered, |p| file(p, "file:egress/in/routes.json", |f| f.content.push(' '))),
         (LintRule::Rendered, |p| file(p, "file:agent/in/agent.env", |f| f.content += "A=b\n")),

@@ -1,6 +1,6 @@
 //! `bottle destroy`: the end of a session, as a plan like any other.
 
-use bottle_planner::resolve::plan_destroy;
+use bottle_planner::resolve::{Keep, plan_destroy};
 use bottle_planner::words::Identity;
 use clap::Args;
 
@@ -17,16 +17,22 @@ use crate::world;
 
 /// Takes a session down: its containers, networks and volumes go, its record moves to history.
 ///
-/// What is on its volumes is lost unless it was pulled or pushed, so you are asked.
+/// What the agent did is saved with the record first: saved/work.patch, saved/work.bundle (commits
+/// of a clone) and its transcript, each at most 512 MiB. If that fails, nothing goes. What else is
+/// on its volumes is lost, so you are asked.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bottle destroy dev-ab12c\n  bottle destroy @last --yes\n  \
-    bottle destroy dev --plan-only > end.json       any unique beginning of the name will do")]
+    bottle destroy dev --plan-only > end.json       any unique beginning of the name will do\n  \
+    bottle destroy dev --unsaved                    what the agent did is not wanted")]
 pub struct Destroy {
     /// The session: its ID, a unique beginning of it, or `@last`
     id: String,
     /// Do it without asking
     #[arg(short, long)]
     yes: bool,
+    /// Save nothing of what the agent did
+    #[arg(long)]
+    unsaved: bool,
     /// Print the plan as JSON and stop
     #[arg(long, conflicts_with_all = ["yes", "json"])]
     plan_only: bool,
@@ -37,7 +43,8 @@ pub struct Destroy {
 
 /// Takes down a session that has nothing to lose.
 pub fn without_asking(identity: &Identity, context: &mut Context) -> Result<Exit, Failure> {
-    let args = Destroy { id: identity.to_string(), yes: true, plan_only: false, json: false };
+    let id = identity.to_string();
+    let args = Destroy { id, yes: true, unsaved: false, plan_only: false, json: false };
     run(&args, context)
 }
 
@@ -48,7 +55,8 @@ pub fn run(args: &Destroy, context: &mut Context) -> Result<Exit, Failure> {
     let sessions = Sessions::of(&roots.root);
     let identity = sessions.find(&args.id)?;
     let snapshot = world::of_session(context, &manifest, &identity)?;
-    let plan = plan_destroy(&identity, &snapshot).map_err(Failure::from_plan)?;
+    let keep = if args.unsaved { Keep::Nothing } else { Keep::Saved };
+    let plan = plan_destroy(&identity, &snapshot, keep).map_err(Failure::from_plan)?;
     let text = super::pretty(&plan)?;
     if args.plan_only {
         context.printer.data(&text)?;

@@ -21,6 +21,7 @@ pub mod plan;
 pub mod presets;
 pub mod probe;
 pub mod prove;
+pub mod pull;
 pub mod schema;
 pub mod show;
 pub mod sidecar;
@@ -59,6 +60,7 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Allow(args) => allow::run(&args, context),
         Command::Egress(args) => egress::run(&args, context),
         Command::Git(args) => git::run(&args, context),
+        Command::Pull(args) => pull::run(&args, context),
         Command::Destroy(args) => destroy::run(&args, context),
         Command::Lock(args) => lock::run(&args, context),
         Command::Probe(args) => probe::run(&args, context),

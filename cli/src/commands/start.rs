@@ -1,7 +1,8 @@
 //! `bottle start` and `bottle resume`: plan, preflight, apply, attach, and the end.
 
+use bottle_executor::state::PRESERVE;
 use bottle_planner::plan::Plan;
-use bottle_planner::policy::{Manifest, WorkspaceMode};
+use bottle_planner::policy::Manifest;
 use bottle_planner::resolve::{Inputs, plan};
 use bottle_planner::spec::Spec;
 use bottle_planner::words::Identity;
@@ -9,9 +10,10 @@ use clap::Args;
 
 use super::apply::{Consent, checked};
 use super::attach::{KeysArgs, attach};
-use super::destroy;
 use super::plan::asked;
+use super::{destroy, pull};
 use crate::args::ManifestArgs;
+use crate::ask;
 use crate::carry_out::{self, Job};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -30,8 +32,9 @@ const TRIES: usize = 5;
 /// agent.
 ///
 /// The same as `bottle plan`, `bottle apply` and `bottle attach` one after another. Where the agent
-/// ends well and left no work behind, its session ends too and its record moves to history; else
-/// everything is kept, and `bottle resume` carries on. If the session does not come up, what was
+/// ends well and all its work was pulled or pushed, its session ends too and its record moves to
+/// history; else you are asked, and without a terminal everything is kept: `bottle resume` carries
+/// on. If the session does not come up, what was
 /// made for it is undone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bottle start dev\n  \
@@ -199,10 +202,8 @@ fn ended(identity: &Identity, exit: Exit, context: &mut Context) -> Result<Exit,
     if running.is_up(bottle_planner::words::Role::Agent).is_ok() {
         return Ok(exit);
     }
-    let mode = running.plan.session.workspace.as_ref().map(|place| place.mode);
-    let leaves_work = matches!(mode, Some(WorkspaceMode::Copy | WorkspaceMode::Clone));
     drop(running);
-    if exit == Exit::Theirs(0) && !leaves_work {
+    if exit == Exit::Theirs(0) && !is_preserved(identity, context)? && may_go(identity, context) {
         destroy::without_asking(identity, context)?;
     } else {
         context.printer.say(&format!(
@@ -211,4 +212,40 @@ fn ended(identity: &Identity, exit: Exit, context: &mut Context) -> Result<Exit,
         ));
     }
     Ok(exit)
+}
+
+/// Whether somebody said that the session is to stay.
+fn is_preserved(identity: &Identity, context: &Context) -> Result<bool, Failure> {
+    let roots = context.roots(&ManifestArgs::default())?;
+    Ok(roots.state(identity).join(PRESERVE).symlink_metadata().is_ok())
+}
+
+/// Whether nothing is lost with the session: a person may pull what there is, or give it up.
+fn may_go(identity: &Identity, context: &mut Context) -> bool {
+    loop {
+        let left = match pull::unfinished(identity.as_str(), context) {
+            Ok(None) => return true,
+            Ok(Some(left)) => left,
+            Err(failure) => {
+                context.printer.failure(&failure);
+                context.printer.say("what the agent did could not be looked at");
+                return false;
+            }
+        };
+        context.printer.say(&format!("Session {identity} has {left}"));
+        if !context.printer.is_interactive() {
+            return false;
+        }
+        let question = "Pull it, keep the session, or discard it? [p/K/d]";
+        match ask::letter(&mut context.printer, question).ok().flatten() {
+            Some('p') => {
+                if let Err(failure) = pull::by_asking(identity.as_str(), context) {
+                    context.printer.failure(&failure);
+                    return false;
+                }
+            }
+            Some('d') => return true,
+            _ => return false,
+        }
+    }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models as api;
 use bollard::query_parameters as query;
-use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, body_full};
+use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, body_full, body_try_stream};
 use bottle_planner::plan::{ContainerSpec, GuardKind, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec};
 use bottle_planner::policy::BuildNetwork;
 use bottle_planner::sidecar;
@@ -33,7 +33,7 @@ use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
 use super::ping::{Ping, ping};
-use super::{Engine, EngineError, ExecResult, HostPaths, Observed};
+use super::{Engine, EngineError, ExecResult, HostPaths, Incoming, Observed, Outgoing};
 
 /// Where the engine listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -237,9 +237,13 @@ impl Docker {
         &self,
         scaffold: &str,
         tag: &str,
-        tar: Bytes,
+        mut layer: Outgoing,
     ) -> Result<(), EngineError> {
-        self.upload(scaffold, "/", tar).await?;
+        let pieces = futures_util::stream::poll_fn(move |context| layer.poll_recv(context));
+        let options = query::UploadToContainerOptionsBuilder::default().path("/").build();
+        let body = body_try_stream(pieces);
+        let uploaded = self.slow.upload_to_container(scaffold, Some(options), body).await;
+        uploaded.map_err(self.failed(&format!("upload into `{scaffold}`")))?;
         let (repo, version) = split_tag(tag);
         let options = query::CommitContainerOptionsBuilder::default()
             .container(scaffold)
@@ -466,6 +470,49 @@ impl Engine for Docker {
         Ok(Some(archive.into()))
     }
 
+    async fn read_container(
+        &self,
+        container: &str,
+        path: &str,
+        to: Incoming,
+    ) -> Result<bool, EngineError> {
+        let action = format!("download from `{container}`");
+        let options = query::DownloadFromContainerOptionsBuilder::default().path(path).build();
+        let mut stream = self.slow.download_from_container(container, Some(options));
+        while let Some(piece) = stream.next().await {
+            match piece.map_err(self.failed(&action)) {
+                Ok(piece) => {
+                    if to.send(piece).await.is_err() {
+                        return Ok(true);
+                    }
+                }
+                Err(EngineError::NotFound { message }) if !no_container(&message) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    async fn read_image(&self, image: &str, path: &str, to: Incoming) -> Result<bool, EngineError> {
+        let Some(found) = self.inspect_image(image).await? else {
+            return Err(EngineError::NotFound { message: format!("no such image: {image}") });
+        };
+        let owner = found.config.as_ref().and_then(|c| c.labels.as_ref());
+        let owner = owner.and_then(|labels| labels.get(LABEL_OWNER)).cloned();
+        let labels = owner.map(|owner| (LABEL_OWNER.to_owned(), owner)).into_iter().collect();
+        // Two that look at one image at once must not share it.
+        let name =
+            format!("bottle-look-{}-{}", Digest::of(image.as_bytes()).short(), std::process::id());
+        let config = found.config.unwrap_or_default();
+        self.create_scaffold(&name, image, &config, &labels).await?;
+        let read = self.read_container(&name, path, to).await;
+        let removed = self.remove(&name).await;
+        let read = read?;
+        removed.map(|()| read)
+    }
+
     async fn exec(
         &self,
         container: &str,
@@ -561,25 +608,18 @@ impl Engine for Docker {
         &self,
         tag: &str,
         base: &str,
-        tar: Bytes,
+        layer: &mut dyn FnMut(Vec<String>) -> Outgoing,
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError> {
-        let action = format!("assemble the image `{tag}`");
         let image = self.inspect_image(base).await?;
         let Some(image) = image else {
             return Err(EngineError::NotFound { message: format!("no such image: {base}") });
         };
         let config = image.config.unwrap_or_default();
-        if let Some((path, volume)) = lost_in_volume(&tar, config.volumes.as_deref()) {
-            let message = format!(
-                "`{path}` lies in `{volume}`, which the base declares a VOLUME: a commit would \
-                 lose it"
-            );
-            return Err(EngineError::Refused { action, message });
-        }
+        let layer = layer(config.volumes.clone().unwrap_or_default());
         let scaffold = format!("bottle-assemble-{}", Digest::of(tag.as_bytes()).short());
         self.create_scaffold(&scaffold, base, &config, labels).await?;
-        let done = self.fill_and_commit(&scaffold, tag, tar).await;
+        let done = self.fill_and_commit(&scaffold, tag, layer).await;
         let removed = self.remove(&scaffold).await;
         done?;
         removed?;
@@ -1014,22 +1054,6 @@ fn image_archive(
         archive.append_data(&mut header, name, content)?;
     }
     archive.into_inner()
-}
-
-/// The first path of an archive that a volume of the base would swallow.
-fn lost_in_volume(tar: &[u8], volumes: Option<&[String]>) -> Option<(String, String)> {
-    let volumes = volumes.filter(|v| !v.is_empty())?;
-    let mut archive = tar::Archive::new(tar);
-    let entries = archive.entries().ok()?;
-    for entry in entries.flatten() {
-        let Ok(path) = entry.path() else { continue };
-        let path = Path::new("/").join(path.strip_prefix("/").unwrap_or(&path));
-        let volume = volumes.iter().find(|v| path.starts_with(v.as_str()) && path != Path::new(v));
-        if let Some(volume) = volume {
-            return Some((path.display().to_string(), volume.clone()));
-        }
-    }
-    None
 }
 
 fn split_tag(tag: &str) -> (&str, &str) {

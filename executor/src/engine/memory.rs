@@ -19,7 +19,7 @@ use bottle_planner::words::{Digest, Subnet};
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::{Engine, EngineError, ExecResult, HostPaths, Observed};
+use super::{Engine, EngineError, ExecResult, HostPaths, Incoming, Observed, Outgoing};
 
 /// An engine in memory.
 pub struct MemoryEngine {
@@ -616,6 +616,30 @@ impl Engine for MemoryEngine {
         .await
     }
 
+    async fn read_container(
+        &self,
+        container: &str,
+        path: &str,
+        to: Incoming,
+    ) -> Result<bool, EngineError> {
+        let packed = self
+            .call("read_container", container, |inner| {
+                Ok(pack_below(&inner.cell(container)?.files, path))
+            })
+            .await?;
+        send(packed, to).await
+    }
+
+    async fn read_image(&self, image: &str, path: &str, to: Incoming) -> Result<bool, EngineError> {
+        let packed = self
+            .call("read_image", image, |inner| {
+                let picture = inner.picture(image).ok_or_else(|| not_found("image", image))?;
+                Ok(pack_below(&picture.files, path))
+            })
+            .await?;
+        send(packed, to).await
+    }
+
     async fn exec(
         &self,
         container: &str,
@@ -672,9 +696,15 @@ impl Engine for MemoryEngine {
         &self,
         tag: &str,
         base: &str,
-        tar: Bytes,
+        layer: &mut dyn FnMut(Vec<String>) -> Outgoing,
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError> {
+        let mut pieces = layer(Vec::new());
+        let mut tar = Vec::new();
+        while let Some(piece) = pieces.recv().await {
+            let piece = piece.map_err(|e| refused("assemble", &e.to_string()))?;
+            tar.extend_from_slice(&piece);
+        }
         self.call("assemble_image", tag, |inner| {
             let base = inner.picture(base).ok_or_else(|| not_found("image", base))?.clone();
             let mut merged = base.fact.labels;
@@ -1024,6 +1054,40 @@ fn pack_one(path: &str, content: &Bytes) -> Result<Bytes, EngineError> {
     let mut archive = tar::Builder::new(Vec::new());
     archive.append_data(&mut header, name, &content[..]).map_err(broken)?;
     Ok(archive.into_inner().map_err(broken)?.into())
+}
+
+/// A folder of files as the engine packs it; `None` where there is none.
+fn pack_below(files: &BTreeMap<String, Bytes>, path: &str) -> Option<Bytes> {
+    let (_, top) = path.rsplit_once('/')?;
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut folders = BTreeSet::new();
+    for (file, content) in files {
+        let Some(below) = file.strip_prefix(path).and_then(|rest| rest.strip_prefix('/')) else {
+            continue;
+        };
+        let name = format!("{top}/{below}");
+        for (at, _) in name.match_indices('/') {
+            if folders.insert(name[..at].to_owned()) {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_mode(0o755);
+                let folder = format!("{}/", &name[..at]);
+                archive.append_data(&mut header, folder, std::io::empty()).ok()?;
+            }
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, &content[..]).ok()?;
+    }
+    (!folders.is_empty()).then(|| archive.into_inner().ok()).flatten().map(Bytes::from)
+}
+
+async fn send(packed: Option<Bytes>, to: Incoming) -> Result<bool, EngineError> {
+    let Some(packed) = packed else { return Ok(false) };
+    // A receiver that is gone wants no more.
+    drop(to.send(packed).await);
+    Ok(true)
 }
 
 fn failure(method: &str, object: &str, kind: FaultKind) -> EngineError {

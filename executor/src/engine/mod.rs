@@ -16,6 +16,7 @@ use bottle_planner::policy::BuildNetwork;
 use bottle_planner::snapshot::{Container, Engine as EngineFacts, ImageFact, Network, Volume};
 use bottle_planner::words::Role;
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 /// Why an engine call failed.
@@ -82,6 +83,12 @@ pub struct Observed {
     /// Images by tag, digest reference and id, of those asked for.
     pub images: BTreeMap<String, ImageFact>,
 }
+
+/// An archive on its way to the engine, piece by piece; an error ends it, and nothing is made of it.
+pub type Outgoing = mpsc::Receiver<std::io::Result<Bytes>>;
+
+/// Where an archive from the engine goes, piece by piece. A receiver that is gone ends it.
+pub type Incoming = mpsc::Sender<Bytes>;
 
 /// A container engine.
 ///
@@ -156,6 +163,16 @@ pub trait Engine {
     async fn upload(&self, container: &str, below: &str, tar: Bytes) -> Result<(), EngineError>;
     /// Packs a path of a container as a tar archive; `None` where there is no such path.
     async fn download(&self, container: &str, path: &str) -> Result<Option<Bytes>, EngineError>;
+    /// The same, piece by piece; `false` where there is no such path.
+    async fn read_container(
+        &self,
+        container: &str,
+        path: &str,
+        to: Incoming,
+    ) -> Result<bool, EngineError>;
+    /// Packs a path of an image as a tar archive, piece by piece; `false` where there is no such
+    /// path. Nothing of the image runs.
+    async fn read_image(&self, image: &str, path: &str, to: Incoming) -> Result<bool, EngineError>;
     /// Runs a program in a running container with this standard input, without a terminal.
     async fn exec(
         &self,
@@ -180,12 +197,14 @@ pub trait Engine {
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError>;
-    /// Layers a tar archive (paths from `/`) onto an image; nothing of the base runs.
+    /// Layers a tar archive (paths from `/`) onto an image; nothing of the base runs. `layer` is
+    /// called once with the folders that the base declares a `VOLUME`: a commit would lose what lies
+    /// in one of them, so it is for whoever packs to refuse that.
     async fn assemble_image(
         &self,
         tag: &str,
         base: &str,
-        tar: Bytes,
+        layer: &mut dyn FnMut(Vec<String>) -> Outgoing,
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError>;
     /// Pulls `name@digest`.

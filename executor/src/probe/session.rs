@@ -34,6 +34,7 @@ pub(super) fn facts(
         uploaded: ledger.uploaded.clone(),
         delivered: ledger.delivered.clone(),
         loaded: ledger.loaded.clone(),
+        saved: root.entry(&ledger::own(crate::work::SUMMARY)?)?.is_some(),
     };
     walk(&root, None, &ledger, &mut facts)?;
     Ok(Some(facts))

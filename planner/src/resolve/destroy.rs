@@ -9,24 +9,39 @@ use alloc::vec::Vec;
 use super::difference::Difference;
 use super::{Ground, summarize};
 use crate::error::{ErrorCode, PlanError};
+use crate::grants::Grants;
 use crate::lower::placeholders;
 use crate::plan::{
     ActionId, Archive, Expect, FORMAT_VERSION, Intent, ObjectRef, Operation, Plan, ReasonCode,
-    Requirement,
+    Requirement, Save, Session,
 };
-use crate::policy::Manifest;
+use crate::policy::{Manifest, WorkspaceMode};
+use crate::provider;
 use crate::snapshot::Snapshot;
 use crate::words::{Identity, Role};
 
+/// What becomes of an agent's work at the end of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It is saved with the record before anything goes.
+    Saved,
+    /// It goes with its volumes.
+    Nothing,
+}
+
 /// Plans the end of a session.
 ///
-/// Containers, networks and volumes go; the state folder moves to history. Removing a volume is
-/// destructive, and the plan says so.
+/// The agent's work is saved; containers, networks and volumes go; the state folder moves to
+/// history. Removing a volume is destructive, and the plan says so.
 ///
 /// # Errors
 ///
-/// No engine, or no session of that name.
-pub fn plan_destroy(identity: &Identity, snapshot: &Snapshot) -> Result<Plan, Vec<PlanError>> {
+/// No engine, no session of that name, or work to save that no container holds any more.
+pub fn plan_destroy(
+    identity: &Identity,
+    snapshot: &Snapshot,
+    keep: Keep,
+) -> Result<Plan, Vec<PlanError>> {
     let Some(applied) = snapshot
         .session
         .as_ref()
@@ -53,6 +68,25 @@ pub fn plan_destroy(identity: &Identity, snapshot: &Snapshot) -> Result<Plan, Ve
         }
     }
     let mut last: BTreeSet<ActionId> = gone.clone();
+    if keep == Keep::Saved {
+        match ground.own_container(identity, Role::Agent) {
+            Some((name, found)) => {
+                let save = what_is_saved(&applied.session, &applied.grants, name);
+                last.insert(difference.save_first(save, found));
+            }
+            None if was_up(identity, snapshot) => {
+                ground.error(
+                    ErrorCode::BadSession,
+                    format!("the agent's container of `{identity}` is gone: its work cannot be saved"),
+                    "`bottle resume` makes it anew from its volumes; `bottle destroy --unsaved` gives \
+                     the work up",
+                );
+            }
+            None => {}
+        }
+    }
+    // Networks and volumes go once nothing uses them, and what is saved is saved.
+    let before = last.clone();
     for (key, place) in [("net", &applied.session.net), ("out", &applied.session.out)] {
         let Some(network) = snapshot.networks.get(&place.name) else { continue };
         if !ground.is_ours(identity, &network.labels) {
@@ -61,7 +95,7 @@ pub fn plan_destroy(identity: &Identity, snapshot: &Snapshot) -> Result<Plan, Ve
         let id = format!("remove-network:{key}");
         let op = Operation::RemoveNetwork(ObjectRef { name: place.name.clone() });
         let expect = Expect::Object { id: network.id.clone() };
-        difference.delete(&id, op, gone.clone(), expect);
+        difference.delete(&id, op, before.clone(), expect);
         last.insert(ActionId(id));
     }
     for key in ["home", "work", "git", "mirrors"] {
@@ -72,13 +106,13 @@ pub fn plan_destroy(identity: &Identity, snapshot: &Snapshot) -> Result<Plan, Ve
         }
         let id = format!("remove-volume:{key}");
         let op = Operation::RemoveVolume(ObjectRef { name });
-        difference.delete(&id, op, gone.clone(), Expect::Ours);
+        difference.delete(&id, op, before.clone(), Expect::Ours);
         last.insert(ActionId(id));
     }
     for placeholder in placeholders(&applied.session) {
         let id = format!("remove-placeholder:{}", placeholder.path);
         let op = Operation::RemovePlaceholder(placeholder);
-        difference.delete(&id, op, gone.clone(), Expect::Ours);
+        difference.delete(&id, op, before.clone(), Expect::Ours);
         last.insert(ActionId(id));
     }
     let op = Operation::Archive(Archive { identity: identity.clone() });
@@ -103,4 +137,24 @@ pub fn plan_destroy(identity: &Identity, snapshot: &Snapshot) -> Result<Plan, Ve
         }),
         _ => Err(ground.errors),
     }
+}
+
+/// What is saved of a session whose agent's container has this name.
+pub(crate) fn what_is_saved(session: &Session, grants: &Grants, container: &str) -> Save {
+    let place = session.workspace.as_ref();
+    let own = place.filter(|p| matches!(p.mode, WorkspaceMode::Copy | WorkspaceMode::Clone));
+    Save {
+        container: container.to_string(),
+        workspace: own.map(|place| place.inside.clone()),
+        transcripts: provider::transcripts(&grants.provider),
+    }
+}
+
+/// Whether the session's agent has had a container, and its work was not saved when that went.
+fn was_up(identity: &Identity, snapshot: &Snapshot) -> bool {
+    let Some(facts) = &snapshot.session else { return false };
+    // What was put into a container is forgotten when a plan removes it, and not when others do.
+    let by_others = facts.uploaded.values().any(|(onto, _)| !onto.starts_with("volume:"));
+    let unsaved = !facts.uploaded.is_empty() && !facts.saved;
+    (by_others || unsaved) && snapshot.volumes.contains_key(&format!("bottle-home-{identity}"))
 }

@@ -14,7 +14,7 @@ use crate::lower::Desired;
 use crate::mounted;
 use crate::plan::{
     Action, ActionId, ContainerRef, ContainerSpec, Effect, Expect, LABEL_SPEC, ObjectRef,
-    Operation, Reason, ReasonCode, RemoveFile, Session, StatePath, StateRoot,
+    Operation, Reason, ReasonCode, RemoveFile, Save, Session, StatePath, StateRoot,
 };
 use crate::snapshot::{Container, ContainerState, SessionFacts};
 use crate::words::{Digest, Identity, RelPath, Role};
@@ -531,6 +531,20 @@ impl Difference {
         );
     }
 
+    /// Saves the agent's work before anything goes that is to go so far. Answers the action's id.
+    pub(super) fn save_first(&mut self, save: Save, found: &Container) -> ActionId {
+        let id = ActionId("save:work".to_string());
+        let stop = ActionId("stop:agent".to_string());
+        let after = self.actions.contains_key(&stop).then_some(stop).into_iter().collect();
+        for action in self.actions.values_mut().filter(|a| a.effect == Effect::Delete) {
+            action.depends_on.insert(id.clone());
+        }
+        let expect = Expect::Object { id: found.id.clone() };
+        let verdict = Verdict::of(Effect::Update, ReasonCode::Requested, expect);
+        self.insert(id.clone(), Operation::Save(save), after, verdict);
+        id
+    }
+
     /// An action of a take-down that this module's rules do not compare.
     pub(super) fn delete(
         &mut self,
@@ -625,19 +639,21 @@ pub(crate) fn rank(op: &Operation) -> u8 {
         Operation::BuildImage(_) => 6,
         Operation::AssembleImage(_) => 7,
         Operation::Stop(_) => 8,
-        Operation::RemoveContainer(_) => 9,
-        Operation::RemoveNetwork(_) => 10,
-        Operation::RemoveVolume(_) => 11,
-        Operation::Network(_) => 12,
-        Operation::Volume(_) => 13,
-        Operation::Placeholder(_) => 14,
-        Operation::RemovePlaceholder(_) => 15,
+        Operation::RemoveContainer(_) => 10,
+        Operation::RemoveNetwork(_) => 11,
+        Operation::RemoveVolume(_) => 12,
+        Operation::Network(_) => 13,
+        Operation::Volume(_) => 14,
+        Operation::Placeholder(_) => 15,
+        Operation::RemovePlaceholder(_) => 16,
         Operation::Container(_) => CONTAINER_RANK,
         Operation::Upload(_) => 21,
         Operation::Connect(_) => 22,
         Operation::Start(_) => 23,
         Operation::Deliver(_) => 24,
         Operation::Reload(_) => 25,
+        // After the agent has stopped, before anything goes.
+        Operation::Save(_) => 9,
         Operation::Archive(_) => 30,
     }
 }

@@ -32,7 +32,8 @@ use crate::spec::{SessionRequest, Spec};
 use crate::words::{Identity, slugify};
 
 pub use amend::plan_amended;
-pub use destroy::plan_destroy;
+pub(crate) use destroy::what_is_saved;
+pub use destroy::{Keep, plan_destroy};
 pub(crate) use grant::is_container_folder;
 use grant::secrets;
 pub(crate) use place::{PREFIX, WORKSPACE, derived_tag, image_name, is_wanted, role_addresses};

@@ -1,0 +1,449 @@
+//! An agent's commits, on their way into the host's repository.
+//!
+//! The agent's `.git` is data: of what the engine packs of it, objects and the values of refs alone
+//! are put into a repository that is made here, with a configuration of ours. From there git fetches
+//! what the branch leads to, checked (`fsckObjects`), into a quarantine, which is what is shown; and
+//! from the quarantine, on a yes, into the host's repository. Configuration, hooks, alternates,
+//! grafts, the index, commit graphs and the agent's own pack indexes are never looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use super::arrival::{Arrival, Hash, Item};
+use super::change::Base;
+use super::git::{Git, GitError};
+use super::spool::Spool;
+use crate::files::{FileError, Root};
+use crate::ledger::own;
+
+/// How many of the agent's other branches are counted.
+const MOST_BRANCHES: usize = 200;
+/// The ref in the quarantine that comes back.
+const HEAD: &str = "refs/bottle/head";
+/// The commit that the workspace began with, in the quarantine.
+const START: &str = "refs/bottle/start";
+
+/// Why an agent's commits do not come back.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitsError {
+    /// Its repository is not one that can be read.
+    #[error("expected {expected} in the workspace, found {found}")]
+    Repository {
+        /// What was looked for.
+        expected: &'static str,
+        /// What there is.
+        found: String,
+    },
+    /// git failed.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// The quarantine could not be made.
+    #[error("cannot make the quarantine for commits")]
+    Io(#[from] io::Error),
+    /// The same.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The host's branch is somewhere else than where the agent or an earlier pull left it.
+    #[error("branch {branch} is at {found}, expected {expected}")]
+    Moved {
+        /// Which.
+        branch: String,
+        /// Where it would have to be.
+        expected: String,
+        /// Where it is.
+        found: String,
+    },
+    /// The branch is checked out: its files would be out of step.
+    #[error("branch {branch} is checked out in {place}")]
+    CheckedOut {
+        /// Which.
+        branch: String,
+        /// Where.
+        place: String,
+    },
+}
+
+/// The agent's commits in quarantine.
+#[derive(Debug)]
+pub struct Commits {
+    scratch: Root,
+    name: String,
+    git: Git,
+    /// What its `HEAD` stands at.
+    pub head: String,
+    /// The commit that the workspace began with.
+    pub start: String,
+    /// How many commits `HEAD` has that the start has not.
+    pub count: u64,
+    /// Other branches with commits that neither has, and how many: they stay behind.
+    pub others: Vec<(String, u64)>,
+    /// Every commit that a branch of the agent's stands at.
+    pub tips: BTreeSet<String>,
+}
+
+/// A line of the list of commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Its name, shortened.
+    pub short: String,
+    /// Who wrote it, as it says.
+    pub author: String,
+    /// Its first line.
+    pub subject: String,
+}
+
+impl Commits {
+    /// Takes them out of what arrived.
+    pub(crate) fn take(
+        arrival: &Arrival,
+        spool: &Spool,
+        host: &Path,
+        start: &str,
+        scratch: &Path,
+        path: Option<&OsString>,
+    ) -> Result<Self, CommitsError> {
+        match arrival.items.get(Path::new(".git")) {
+            Some(Item::Folder) => {}
+            None => return Err(repository("a folder .git", "none")),
+            Some(_) => return Err(repository("a folder .git", "something else of that name")),
+        }
+        let refs = Refs::read(arrival, spool)?;
+        let head = refs.head.clone().ok_or_else(|| repository("a commit in HEAD", "none"))?;
+        let scratch = Root::open_or_make(scratch)?;
+        let name = format!("commits-{}", std::process::id());
+        scratch.remove_tree(&own(&name)?)?;
+        let folder = scratch.path().join(&name);
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        let made = Git::new(&folder, path);
+        let mut commits = Self {
+            scratch,
+            name,
+            git: Git::new(&folder.join("quarantine"), path),
+            head: head.clone(),
+            start: start.to_owned(),
+            count: 0,
+            others: Vec::new(),
+            tips: refs.all.values().cloned().chain([head.clone()]).collect(),
+        };
+        for bare in ["export", "quarantine"] {
+            made.run(&["init", "--quiet", "--bare", "--template=", bare])?;
+        }
+        let export = Git::new(&folder.join("export"), path);
+        objects(arrival, spool, &export)?;
+        export.run(&["update-ref", HEAD, &head])?;
+        for (n, (_, tip)) in refs.all.iter().take(MOST_BRANCHES).enumerate() {
+            // A tip that is not there, or no commit, is the agent's affair.
+            drop(export.run(&["update-ref", &format!("refs/bottle/{n}"), tip]));
+        }
+        let of_host = Git::new(host, path).line(&["rev-parse", "--git-path", "objects"])?;
+        let of_host = host.join(of_host);
+        let info = folder.join("quarantine/objects/info");
+        fs::create_dir_all(&info)?;
+        let mut line = of_host.as_os_str().as_bytes().to_vec();
+        line.push(b'\n');
+        fs::write(info.join("alternates"), line)?;
+        commits.git.run(&["update-ref", START, start])?;
+        commits.git.run(&[
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "../export",
+            "+refs/bottle/*:refs/bottle/*",
+        ])?;
+        commits.count = commits.counted(&head, &[start])?;
+        for (n, (branch, tip)) in refs.all.iter().take(MOST_BRANCHES).enumerate() {
+            let at = format!("refs/bottle/{n}");
+            if *tip == head || commits.git.run(&["rev-parse", "--verify", "--quiet", &at]).is_err()
+            {
+                continue;
+            }
+            let more = commits.counted(&at, &[start, &head])?;
+            if more > 0 {
+                commits.others.push((branch.clone(), more));
+            }
+        }
+        Ok(commits)
+    }
+
+    fn counted(&self, of: &str, without: &[&str]) -> Result<u64, GitError> {
+        let mut arguments = vec!["rev-list", "--count", of, "--not"];
+        arguments.extend(without);
+        Ok(self.git.line(&arguments)?.parse().unwrap_or(u64::MAX))
+    }
+
+    /// Whether any branch has commits that are reachable from none of these, which upstream has.
+    pub(crate) fn unknown_to(&self, upstream: &BTreeSet<String>) -> Result<bool, GitError> {
+        let is_there =
+            |oid: &&String| self.git.run(&["cat-file", "-e", &format!("{oid}^{{commit}}")]).is_ok();
+        let known: Vec<&String> = upstream.iter().filter(is_there).collect();
+        let mut arguments = vec!["rev-list", "--count", "--glob=refs/bottle/*", "--not", START];
+        arguments.extend(known.iter().map(|oid| oid.as_str()));
+        Ok(self.git.line(&arguments)? != "0")
+    }
+
+    /// The commits that come back, the newest first, at most `most`.
+    pub fn log(&self, most: usize) -> Result<Vec<Commit>, GitError> {
+        let range = format!("{}..{}", self.start, self.head);
+        let most = format!("--max-count={most}");
+        let out =
+            self.git.run(&["log", "-z", "--format=%h%x01%an <%ae>%x01%s", &most, &range, "--"])?;
+        let text = String::from_utf8_lossy(&out);
+        let commit = |line: &str| {
+            let mut parts = line.splitn(3, '\u{1}').map(str::to_owned);
+            Some(Commit { short: parts.next()?, author: parts.next()?, subject: parts.next()? })
+        };
+        Ok(text.split('\0').filter_map(commit).collect())
+    }
+
+    /// What the commits change together, as a patch.
+    pub fn patch(&self) -> Result<Vec<u8>, GitError> {
+        self.git.run(&[
+            "diff",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--no-color",
+            "--no-renames",
+            "--binary",
+            &self.start,
+            &self.head,
+            "--",
+        ])
+    }
+
+    /// The paths that the commits change.
+    pub fn paths(&self) -> Result<Vec<PathBuf>, GitError> {
+        let out = self.git.run(&[
+            "diff",
+            "--no-ext-diff",
+            "--no-renames",
+            "--name-only",
+            "-z",
+            &self.start,
+            &self.head,
+            "--",
+        ])?;
+        let path = |name: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(name));
+        Ok(out.split(|b| *b == 0).filter(|name| !name.is_empty()).map(path).collect())
+    }
+
+    /// Everything that the agent committed on any branch, as a bundle of git.
+    pub(crate) fn bundle(&self, to: &Path) -> Result<(), GitError> {
+        let mut arguments: Vec<OsString> =
+            ["bundle", "create", "--quiet"].into_iter().map(OsString::from).collect();
+        arguments.push(to.into());
+        arguments.extend(["--glob=refs/bottle/*", "--not", &self.start].map(OsString::from));
+        self.git.run(&arguments).map(drop)
+    }
+
+    /// The files of the commit that `HEAD` stands at.
+    pub(crate) fn files(&self) -> Result<Base, GitError> {
+        files(&self.git, &self.head)
+    }
+
+    /// A content by its name as a blob.
+    pub(crate) fn blob(&self, hash: &Hash) -> Result<Vec<u8>, GitError> {
+        self.git.run(&["cat-file", "blob", &super::patch::hex(&hash[..20])])
+    }
+
+    /// Puts the commits into the host's repository as this branch. Its work tree, index and current
+    /// branch are not touched. `pulled` is where an earlier pull left the branch.
+    pub(crate) fn bring(
+        &self,
+        host: &Path,
+        branch: &str,
+        pulled: Option<&str>,
+    ) -> Result<bool, CommitsError> {
+        let git = Git::new(host, self.git_path());
+        let full = format!("refs/heads/{branch}");
+        let found = git.line(&["rev-parse", "--verify", "--quiet", &full]).ok();
+        if found.as_deref() == Some(&self.head) {
+            return Ok(false);
+        }
+        let trees = git.run(&["worktree", "list", "--porcelain", "-z"])?;
+        let mut place = String::new();
+        for line in String::from_utf8_lossy(&trees).split('\0') {
+            if let Some(at) = line.strip_prefix("worktree ") {
+                place = bottle_planner::escape::visible(at);
+            } else if line.strip_prefix("branch ") == Some(&full) {
+                return Err(CommitsError::CheckedOut { branch: branch.to_owned(), place });
+            }
+        }
+        let quarantine = self.git.at().as_os_str().to_owned();
+        let fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--"];
+        let mut arguments: Vec<OsString> = fetch.map(OsString::from).into();
+        arguments.extend([quarantine, HEAD.into()]);
+        git.run(&arguments)?;
+        let old = match &found {
+            None => "0".repeat(self.head.len()),
+            Some(found) => {
+                let ours = pulled == Some(found)
+                    || git.run(&["merge-base", "--is-ancestor", found, &self.head]).is_ok();
+                if !ours {
+                    return Err(CommitsError::Moved {
+                        branch: branch.to_owned(),
+                        expected: pulled.unwrap_or("an ancestor of the agent's").to_owned(),
+                        found: found.clone(),
+                    });
+                }
+                found.clone()
+            }
+        };
+        git.run(&["update-ref", "-m", "bottle pull", &full, &self.head, &old])?;
+        Ok(true)
+    }
+
+    fn git_path(&self) -> Option<&OsString> {
+        self.git.path()
+    }
+}
+
+impl Drop for Commits {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed before the next.
+        if let Ok(name) = own(&self.name) {
+            drop(self.scratch.remove_tree(&name));
+        }
+    }
+}
+
+/// The files of one commit of a repository, contents by their names as blobs.
+pub(crate) fn files(git: &Git, commit: &str) -> Result<Base, GitError> {
+    let out = git.run(&["ls-tree", "-r", "-z", "--full-tree", commit])?;
+    let mut base = Base::new();
+    for line in out.split(|byte| *byte == 0).filter(|line| !line.is_empty()) {
+        let Some(tab) = line.iter().position(|byte| *byte == b'\t') else { continue };
+        let (head, path) = (String::from_utf8_lossy(&line[..tab]).into_owned(), &line[tab + 1..]);
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+        let mut words = head.split(' ');
+        let (Some(mode), Some(kind), Some(oid)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
+        for above in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
+            base.entry(above.to_owned()).or_insert(Item::Folder);
+        }
+        let item = match (mode, kind) {
+            ("120000", _) => Item::Link { target: git.run(&["cat-file", "blob", oid])? },
+            (_, "blob") => {
+                Item::File { hash: hash_of(oid), executable: mode == "100755", size: 0, kept: None }
+            }
+            _ => Item::Folder,
+        };
+        base.insert(path, item);
+    }
+    Ok(base)
+}
+
+fn hash_of(oid: &str) -> Hash {
+    let mut hash = [0; 32];
+    let digits: Vec<u32> = oid.chars().filter_map(|c| c.to_digit(16)).collect();
+    for (byte, pair) in hash[..20].iter_mut().zip(digits.chunks(2)) {
+        *byte = pair.iter().fold(0, |value, digit| value << 4 | u8::try_from(*digit).unwrap_or(0));
+    }
+    hash
+}
+
+/// Copies objects, each named as an object is, and indexes packs anew.
+fn objects(arrival: &Arrival, spool: &Spool, export: &Git) -> Result<(), CommitsError> {
+    let mut packs = Vec::new();
+    for (path, item) in arrival.items.range(PathBuf::from(".git/objects")..) {
+        let Ok(below) = path.strip_prefix(".git/objects") else { break };
+        let Item::File { kept, size, .. } = item else { continue };
+        let Some(name) = object_name(below) else { continue };
+        let Some(kept) = kept else {
+            let found = format!("an object of {size} bytes");
+            return Err(CommitsError::Repository { expected: "objects within the limits", found });
+        };
+        let to = export.at().join("objects").join(&name);
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut file = File::options().write(true).create_new(true).open(&to)?;
+        spool.copy(*kept, &mut file)?;
+        if to.extension().is_some_and(|e| e == "pack") {
+            packs.push(to);
+        }
+    }
+    for pack in packs {
+        let arguments: [OsString; 2] = ["index-pack".into(), pack.into()];
+        export.run(&arguments)?;
+    }
+    Ok(())
+}
+
+/// The name of an object or a pack as git has it; everything else is nobody's.
+fn object_name(below: &Path) -> Option<String> {
+    let text = below.to_str()?;
+    let hexadecimal = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let (folder, file) = text.split_once('/')?;
+    let loose = hexadecimal(folder, 2) && hexadecimal(file, 38);
+    let pack = folder == "pack"
+        && file
+            .strip_prefix("pack-")
+            .and_then(|f| f.strip_suffix(".pack"))
+            .is_some_and(|f| hexadecimal(f, 40));
+    (loose || pack).then(|| text.to_owned())
+}
+
+/// The values of the agent's refs.
+struct Refs {
+    head: Option<String>,
+    /// Branches and tags by name.
+    all: BTreeMap<String, String>,
+}
+
+impl Refs {
+    fn read(arrival: &Arrival, spool: &Spool) -> Result<Self, CommitsError> {
+        let text = |path: &Path| -> Result<Option<String>, CommitsError> {
+            match arrival.items.get(path) {
+                Some(Item::File { kept: Some(kept), size, .. }) if *size < 16 << 20 => {
+                    Ok(Some(String::from_utf8_lossy(&spool.read(*kept)?).into_owned()))
+                }
+                _ => Ok(None),
+            }
+        };
+        let mut all = BTreeMap::new();
+        let packed = text(Path::new(".git/packed-refs"))?.unwrap_or_default();
+        for line in packed.lines() {
+            if let Some((oid, name)) = line.split_once(' ')
+                && let Some(short) = branch(name)
+                && is_oid(oid)
+            {
+                all.insert(short.to_owned(), oid.to_owned());
+            }
+        }
+        for path in arrival.items.range(PathBuf::from(".git/refs")..).map(|(path, _)| path) {
+            let Some(name) = path.strip_prefix(".git").ok().and_then(Path::to_str) else { break };
+            let Some(short) = branch(name) else { continue };
+            if let Some(value) = text(path)?.filter(|value| is_oid(value.trim_end())) {
+                all.insert(short.to_owned(), value.trim_end().to_owned());
+            }
+        }
+        let head = text(Path::new(".git/HEAD"))?.unwrap_or_default();
+        let head = match head.trim_end().strip_prefix("ref: ") {
+            Some(name) => branch(name).and_then(|short| all.get(short).cloned()),
+            None => Some(head.trim_end().to_owned()).filter(|oid| is_oid(oid)),
+        };
+        Ok(Self { head, all })
+    }
+}
+
+/// A branch or a tag by its full name. Names are shown, and never given to git.
+fn branch(name: &str) -> Option<&str> {
+    name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/"))
+}
+
+pub(crate) fn is_oid(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn repository(expected: &'static str, found: &str) -> CommitsError {
+    CommitsError::Repository { expected, found: found.to_owned() }
+}

@@ -90,6 +90,8 @@ pub enum Command {
     Git(commands::git::Git),
     /// Take a session down
     Destroy(commands::destroy::Destroy),
+    /// Remove what no session needs any more
+    Cleanup(commands::cleanup::Cleanup),
     /// Try to get out of a bottle in every known way, and say what happened
     Prove(commands::prove::Prove),
     /// Write down what each agent is granted, for review

@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod approvals;
+pub mod cleanup;
 pub mod decision;
 pub mod diff;
 pub mod document;

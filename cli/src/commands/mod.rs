@@ -4,6 +4,7 @@ pub mod allow;
 pub mod apply;
 pub mod attach;
 pub mod blocked;
+pub mod cleanup;
 pub mod completions;
 pub mod destroy;
 pub mod diff;
@@ -60,6 +61,7 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Egress(args) => egress::run(&args, context),
         Command::Git(args) => git::run(&args, context),
         Command::Destroy(args) => destroy::run(&args, context),
+        Command::Cleanup(args) => cleanup::run(&args, context),
         Command::Lock(args) => lock::run(&args, context),
         Command::Probe(args) => probe::run(&args, context),
         Command::Presets(args) => presets::run(&args, context),

@@ -54,7 +54,9 @@ pub enum Command {
     Doctor(commands::doctor::Doctor),
     /// Start an agent and join it
     Start(Box<commands::start::Start>),
-    /// Carry on with a session
+    /// Start an agent from a built-in bottle alone, in the current folder
+    Run(commands::run::Run),
+    /// Carry on with a session, or with all that were cut short
     Resume(commands::start::Resume),
     /// Make a plan and print it as JSON
     Plan(commands::plan::Plan),

@@ -1,11 +1,13 @@
 //! The `bottle` command line: flags in, one command run, an exit code out.
 
+mod again;
 mod args;
 mod ask;
 mod carry_out;
 mod commands;
 mod context;
 mod decision_log;
+mod ending;
 mod env;
 mod exit;
 mod failure;

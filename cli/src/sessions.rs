@@ -107,6 +107,12 @@ impl Sessions {
         }
     }
 
+    /// The folder of a session that was not taken down.
+    #[must_use]
+    pub fn folder_of(&self, identity: &Identity) -> PathBuf {
+        self.folder.join(identity.as_str())
+    }
+
     /// The text of the plan last applied to (or begun for) a session.
     pub fn plan_text(&self, identity: &Identity) -> Result<Option<String>, Failure> {
         read(&self.plan_path(identity))

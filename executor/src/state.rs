@@ -90,8 +90,11 @@ pub const DOCKERFILE: &str = "Dockerfile";
 /// Set while a session must not be taken down on a normal end.
 pub const PRESERVE: &str = ".preserve";
 
+/// When a person last stopped the session, RFC 3339.
+pub const STOPPED: &str = ".stopped";
+
 /// Files of the state folder that the executor keeps for itself: no plan may write them.
-pub const RESERVED: [&str; 6] = [LEDGER, PLAN, PREVIOUS_PLAN, INPUTS, JOURNAL, RECEIPT];
+pub const RESERVED: [&str; 7] = [LEDGER, PLAN, PREVIOUS_PLAN, INPUTS, JOURNAL, RECEIPT, STOPPED];
 
 /// Whether a path below the state folder belongs to a container's `out` folder, which is the
 /// container's own.

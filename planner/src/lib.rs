@@ -12,6 +12,7 @@ pub mod cleanup;
 pub mod decision;
 pub mod diff;
 pub mod document;
+pub mod ending;
 pub mod error;
 pub mod escape;
 pub mod facts;

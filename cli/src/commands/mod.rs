@@ -22,6 +22,7 @@ pub mod plan;
 pub mod presets;
 pub mod probe;
 pub mod prove;
+pub mod run;
 pub mod schema;
 pub mod show;
 pub mod sidecar;
@@ -49,6 +50,7 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Digest(args) => digest::run(&args, context),
         Command::Apply(args) => apply::run(&args, context),
         Command::Start(args) => start::run(&args, context),
+        Command::Run(args) => run::run(&args, context),
         Command::Resume(args) => start::resume(&args, context),
         Command::List(args) => list::run(&args, context),
         Command::Attach(args) => attach::run(&args, context),

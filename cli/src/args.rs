@@ -72,6 +72,8 @@ pub enum Command {
     Apply(commands::apply::Apply),
     /// List sessions and how they fare
     List(commands::list::List),
+    /// Say what an agent would be started with
+    Info(Box<commands::info::Info>),
     /// Join the agent of a session
     Attach(commands::attach::Attach),
     /// Run a program beside the agent
@@ -92,6 +94,8 @@ pub enum Command {
     Git(commands::git::Git),
     /// Take a session down
     Destroy(commands::destroy::Destroy),
+    /// Report what sessions came to: outcome, time, tokens, pushes, refusals
+    Report(commands::report::Report),
     /// Remove what no session needs any more
     Cleanup(commands::cleanup::Cleanup),
     /// Try to get out of a bottle in every known way, and say what happened

@@ -25,6 +25,7 @@ mod running;
 mod save;
 mod sessions;
 mod terminal;
+mod usage;
 mod world;
 
 use std::process::ExitCode;

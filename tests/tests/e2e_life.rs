@@ -253,3 +253,128 @@ workspace: {modes: [none]}
         .code(1)
         .says("no agent `dev`");
 }
+
+#[test]
+fn info_tells_all_that_an_agent_would_start_with_and_no_value() {
+    let manifest = "bottles:
+  base: {egress: {routes: [{host: docs.example.com, allow: [{access: read}]}]}}
+  box:
+    extends: base
+    env: {COLOR: hidden-blue, TOKEN: '${APP_TOKEN}', ASKED: '?what is it'}
+    egress:
+      routes:
+        - {host: api.example.com, auth: {scheme: token, secret: API_KEY, placeholder: API}}
+    git:
+      - {name: web, upstream: 'https://git.example.com/acme/web.git', secret: GIT_TOKEN, push: {branches: ['agent/*'], tags: true}}
+    provider: {command: [sleep, '86400']}
+    image: {reference: 'debian:bookworm-slim'}
+    isolation: container
+    limits: {memory: 512MiB}
+    workspace: {modes: [copy, none]}
+agents:
+  dev: {bottle: box, prompt: Be brief., skills: [tidy]}
+";
+    let host = Host::with_manifest(manifest).set("APP_TOKEN", "hidden-token-value");
+    host.write(
+        "root/config.yaml",
+        "secrets: {API_KEY: {command: [sh, -c, 'echo hidden-key-value']}}\n",
+    );
+    host.write("home/.claude/skills/tidy/SKILL.md", "tidy up");
+    host.write("work/folder/file", "x");
+    let words =
+        ["info", "dev", "--manifest", "bottle.yaml", "--workspace", "copy", "--cwd", "folder"];
+    let text = host.run(&words).code(0).out;
+    for told in [
+        "dev (from the manifest file)",
+        "box (",
+        "base",
+        "debian:bookworm-slim (present)",
+        "container (the engine's own runtime here)",
+        "512 MiB of memory",
+        "copy of ",
+        "COLOR (literal)",
+        "ASKED (asked for)",
+        "TOKEN (secret APP_TOKEN)",
+        "API (placeholder)",
+        "API_KEY from command sh: available",
+        "APP_TOKEN from variable APP_TOKEN: available",
+        "GIT_TOKEN from variable GIT_TOKEN: NOT AVAILABLE",
+        "tidy",
+        "web: https://git.example.com:443/acme/web.git (push: agent/*, tags)",
+        "api.example.com:443 [auth:token]",
+        "docs.example.com:443: read",
+    ] {
+        assert!(text.contains(told), "{told:?} is not in:\n{text}");
+    }
+    let json = host.run(&[&words[..], &["--json"]].concat()).code(0).out;
+    let told: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(
+        (&told["git"][0]["name"], &told["limits"]["memory_bytes"]),
+        (&"web".into(), &(512 << 20).into())
+    );
+    assert!(!(text + &json).contains("hidden-"), "a value is shown");
+    assert!(!host.has("root/state") && host.leavings().is_empty(), "nothing is made");
+    // Without an engine it says the same, as far as it can.
+    let host = host.set("DOCKER_HOST", "unix:///nonexistent.sock");
+    host.run(&["info", "dev", "--manifest", "bottle.yaml"]).code(0).prints("[auth:token]");
+}
+
+#[test]
+fn report_counts_what_sessions_came_to() {
+    // A headless agent that prints what a provider's responses say, and asks for what it may not.
+    let script = r#"echo '{"type":"result","usage":{"input_tokens":1200,"output_tokens":34}}'
+p=${HTTP_PROXY#http://}
+exec 3<>/dev/tcp/${p%:*}/${p#*:}
+printf 'GET http://no.example.com/ HTTP/1.1\r\nHost: no.example.com\r\n\r\n' >&3
+head -c 12 <&3
+exit 3"#;
+    let script = serde_json::to_string(script).expect("text");
+    let host = Host::with_manifest(&format!(
+        "bottles:
+  box:
+    provider: {{command: [bash, -c, {script}]}}
+    image: {{reference: 'debian:bookworm-slim'}}
+    isolation: container
+    workspace: {{modes: [none]}}
+agents:
+  dev: {{bottle: box, prompt: Be brief.}}
+"
+    ));
+    host.run(&["report"]).code(0).says("no session to report");
+    let session = unique("told");
+    let start = ["start", "dev", "--manifest", "bottle.yaml", "--yes", "--name", &session];
+    host.run(&[&start[..], &["--task", "count"]].concat()).code(3);
+    let of = |more: &[&str]| -> Vec<Value> {
+        let ran = host.run(&[&["report", "--json"], more].concat()).code(0);
+        serde_json::from_str(&ran.out).expect("JSON")
+    };
+    let line = of(&[]).pop().expect("a line");
+    assert_eq!(line["tokens"], serde_json::json!({"input": 1200, "output": 34}), "{line}");
+    assert_eq!(
+        (&line["how"], &line["exit_code"], &line["refused"]),
+        (&"exited".into(), &3.into(), &1.into())
+    );
+    assert_eq!((&line["pushes"], &line["unpulled"]), (&Value::Null, &0.into()));
+    assert!(
+        line["seconds"].as_i64().is_some_and(|s| s < 60) && line["ended_at"].is_string(),
+        "{line}"
+    );
+    let table = host.run(&["report"]).code(0).out;
+    assert!(table.contains("exit 3") && table.contains("1200"), "{table}");
+    assert_eq!(of(&["--since", "2h"]).len(), 1);
+    assert_eq!(of(&["--since", "2999-01-01"]).len(), 0);
+    host.run(&["report", "--since", "soon"]).code(64).says("2026-01-31");
+
+    // In history what was kept of it counts: its log is gone, its transcript may be there.
+    host.run(&["destroy", &session, "--yes"]).code(0);
+    let line = of(&[]).pop().expect("a line");
+    assert_eq!(
+        (&line["state"], &line["how"], &line["refused"]),
+        (&"history".into(), &"exited".into(), &1.into())
+    );
+    let saved = format!("root/history/{session}/saved");
+    let message =
+        r#"{"type":"assistant","message":{"id":"a","usage":{"input_tokens":5,"output_tokens":6}}}"#;
+    host.write(&format!("{saved}/transcript/one.jsonl"), message);
+    assert_eq!(of(&[])[0]["tokens"]["output"], 6);
+}

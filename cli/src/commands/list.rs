@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::output::Colour;
 use crate::plan_file::PlanText;
 use crate::running;
-use crate::sessions::Sessions;
+use crate::sessions::{Record, Sessions};
 use crate::world;
 
 /// Lists sessions and what happened to them: how an agent ended is one of its exit code, a signal,
@@ -81,21 +81,55 @@ impl State {
 
 /// One session, as `--json` has it.
 #[derive(Debug, Clone, Serialize)]
-struct Row {
-    session: Identity,
-    agent: String,
+pub struct Row {
+    /// The session; of an ended one, as its record is called.
+    pub session: Identity,
+    /// Its agent.
+    pub agent: String,
     state: State,
     /// The agent's exit code, where it has ended.
     exit_code: Option<i64>,
     /// How the agent ended, where it does not run.
     how: Option<How>,
-    started_at: String,
+    /// When it was asked for, or last resumed.
+    pub started_at: String,
     workspace: Option<String>,
     mode: Option<&'static str>,
     task: Option<String>,
 }
 
 impl Row {
+    /// Whether it was taken down.
+    #[must_use]
+    pub fn is_history(&self) -> bool {
+        self.state == State::History
+    }
+
+    /// Whether its agent runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running | State::CutOff)
+    }
+
+    /// How its agent ended, or that it runs.
+    #[must_use]
+    pub fn outcome(&self) -> String {
+        match self.how {
+            Some(how) => how.text(self.exit_code),
+            None => self.state.text().to_owned(),
+        }
+    }
+
+    /// What is kept of it.
+    #[must_use]
+    pub fn record(&self, sessions: &Sessions) -> Record {
+        if self.is_history() {
+            return Record::of_ended(sessions, &self.session);
+        }
+        let folder = sessions.folder_of(&self.session);
+        Record { name: self.session.clone(), folder, ended: false }
+    }
+
     /// The state in words, and how it came to that: `ended: time limit`.
     fn state(&self) -> String {
         let state = self.state.text();
@@ -106,19 +140,7 @@ impl Row {
 
 /// Runs the command.
 pub fn run(args: &List, context: &mut Context) -> Result<Exit, Failure> {
-    let roots = context.roots(&ManifestArgs::default())?;
-    let sessions = Sessions::of(&roots.root);
-    let mut rows = live(&sessions, &owner_label(&world::host(&roots)?), context)?;
-    if args.all {
-        for name in sessions.ended() {
-            let text = sessions.record(name.as_str())?.plan_text()?;
-            let plan = text.and_then(|text| PlanText::stored(text).ok()?.lenient().ok());
-            let Some(plan) = plan else { continue };
-            let (how, code) = ending::of_agent(&roots.history(&name), None);
-            rows.push(Row { session: name, ..row(&plan, State::History, Some(how), code) });
-        }
-    }
-    rows.sort_by(|a, b| a.started_at.cmp(&b.started_at));
+    let rows = rows(args.all, context)?;
     if args.json {
         context.printer.data(&super::pretty(&rows)?)?;
         return Ok(Exit::Ok);
@@ -131,14 +153,28 @@ pub fn run(args: &List, context: &mut Context) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// The sessions whose agent neither runs nor came to an end of its own or by a limit, the oldest
-/// first.
-pub fn cut_short(context: &mut Context) -> Result<Vec<Identity>, Failure> {
+/// The sessions of this user and state root, the oldest first; `all` is also those in history.
+pub fn rows(all: bool, context: &mut Context) -> Result<Vec<Row>, Failure> {
     let roots = context.roots(&ManifestArgs::default())?;
     let sessions = Sessions::of(&roots.root);
     let mut rows = live(&sessions, &owner_label(&world::host(&roots)?), context)?;
-    rows.retain(|row| row.state == State::Ended && row.how.is_some_and(How::is_cut_short));
+    let ended = if all { sessions.ended() } else { Vec::new() };
+    for name in ended {
+        let text = Record::of_ended(&sessions, &name).plan_text()?;
+        let plan = text.and_then(|text| PlanText::stored(text).ok()?.lenient().ok());
+        let Some(plan) = plan else { continue };
+        let (how, code) = ending::of_agent(&roots.history(&name), None);
+        rows.push(Row { session: name, ..row(&plan, State::History, Some(how), code) });
+    }
     rows.sort_by(|a, b| a.started_at.cmp(&b.started_at));
+    Ok(rows)
+}
+
+/// The sessions whose agent neither runs nor came to an end of its own or by a limit, the oldest
+/// first.
+pub fn cut_short(context: &mut Context) -> Result<Vec<Identity>, Failure> {
+    let mut rows = rows(false, context)?;
+    rows.retain(|row| row.state == State::Ended && row.how.is_some_and(How::is_cut_short));
     Ok(rows.into_iter().map(|row| row.session).collect())
 }
 

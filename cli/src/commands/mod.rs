@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod egress;
 pub mod exec;
 pub mod git;
+pub mod info;
 pub mod init;
 pub mod lint;
 pub mod list;
@@ -22,6 +23,7 @@ pub mod plan;
 pub mod presets;
 pub mod probe;
 pub mod prove;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod show;
@@ -53,6 +55,7 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Run(args) => run::run(&args, context),
         Command::Resume(args) => start::resume(&args, context),
         Command::List(args) => list::run(&args, context),
+        Command::Info(args) => info::run(&args, context),
         Command::Attach(args) => attach::run(&args, context),
         Command::Exec(args) => exec::run(&args, context),
         Command::Logs(args) => logs::run(&args, context),
@@ -63,6 +66,7 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Egress(args) => egress::run(&args, context),
         Command::Git(args) => git::run(&args, context),
         Command::Destroy(args) => destroy::run(&args, context),
+        Command::Report(args) => report::run(&args, context),
         Command::Cleanup(args) => cleanup::run(&args, context),
         Command::Lock(args) => lock::run(&args, context),
         Command::Probe(args) => probe::run(&args, context),

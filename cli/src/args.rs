@@ -55,7 +55,9 @@ pub enum Command {
     Doctor(commands::doctor::Doctor),
     /// Start an agent and join it
     Start(Box<commands::start::Start>),
-    /// Carry on with a session
+    /// Start an agent from a built-in bottle alone, in the current folder
+    Run(commands::run::Run),
+    /// Carry on with a session, or with all that were cut short
     Resume(commands::start::Resume),
     /// Make a plan and print it as JSON
     Plan(commands::plan::Plan),
@@ -71,6 +73,8 @@ pub enum Command {
     Apply(commands::apply::Apply),
     /// List sessions and how they fare
     List(commands::list::List),
+    /// Say what an agent would be started with
+    Info(Box<commands::info::Info>),
     /// Join the agent of a session
     Attach(commands::attach::Attach),
     /// Run a program beside the agent
@@ -93,6 +97,10 @@ pub enum Command {
     Pull(commands::pull::Pull),
     /// Take a session down
     Destroy(commands::destroy::Destroy),
+    /// Report what sessions came to: outcome, time, tokens, pushes, refusals
+    Report(commands::report::Report),
+    /// Remove what no session needs any more
+    Cleanup(commands::cleanup::Cleanup),
     /// Try to get out of a bottle in every known way, and say what happened
     Prove(commands::prove::Prove),
     /// Write down what each agent is granted, for review

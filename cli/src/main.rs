@@ -1,11 +1,13 @@
 //! The `bottle` command line: flags in, one command run, an exit code out.
 
+mod again;
 mod args;
 mod ask;
 mod carry_out;
 mod commands;
 mod context;
 mod decision_log;
+mod ending;
 mod env;
 mod exit;
 mod failure;
@@ -23,6 +25,7 @@ mod running;
 mod save;
 mod sessions;
 mod terminal;
+mod usage;
 mod world;
 
 use std::process::ExitCode;

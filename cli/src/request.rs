@@ -111,6 +111,15 @@ impl Draft {
         self.spec
     }
 
+    /// The session that is named, whether there is one or not.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.spec.session {
+            SessionRequest::Named { identity } => Some(identity),
+            SessionRequest::New { .. } => None,
+        }
+    }
+
     /// The folder whose repository manifest counts: the workspace, where one was asked for.
     #[must_use]
     pub fn folder(&self) -> Option<PathBuf> {

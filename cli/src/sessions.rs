@@ -33,6 +33,13 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record of a session that was taken down, by its name in history.
+    #[must_use]
+    pub fn of_ended(sessions: &Sessions, name: &Identity) -> Self {
+        let folder = sessions.history.join(name.as_str());
+        Self { name: name.clone(), folder, ended: true }
+    }
+
     /// The text of the plan last applied.
     pub fn plan_text(&self) -> Result<Option<String>, Failure> {
         read(&self.folder.join(PLAN))
@@ -105,6 +112,12 @@ impl Sessions {
                 .hint(known(&several)))
             }
         }
+    }
+
+    /// The folder of a session that was not taken down.
+    #[must_use]
+    pub fn folder_of(&self, identity: &Identity) -> PathBuf {
+        self.folder.join(identity.as_str())
     }
 
     /// The text of the plan last applied to (or begun for) a session.

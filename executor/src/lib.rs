@@ -4,6 +4,7 @@
 pub mod apply;
 mod archive;
 pub mod ca;
+pub mod cleanup;
 pub mod engine;
 pub mod events;
 pub mod files;

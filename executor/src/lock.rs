@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use bottle_planner::words::{Identity, RelPath};
@@ -37,7 +38,7 @@ pub enum LockError {
 /// A held lock; dropping it, or the end of the process, lets it go.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -51,13 +52,40 @@ impl Lock {
         Self::take(root, &roots.shared_lock())
     }
 
+    /// Whether another process has the lock of one session. Makes no file.
+    pub fn is_held(roots: &Roots, root: &Root, identity: &Identity) -> Result<bool, LockError> {
+        let path = roots.session_lock(identity);
+        let below = below(root, &path)?;
+        if root.entry(&below)?.is_none() {
+            return Ok(false);
+        }
+        match root.open_file(&below)?.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(source)) => Err(LockError::Io { path, source }),
+        }
+    }
+
     fn take(root: &Root, path: &Path) -> Result<Self, LockError> {
-        let io = |source| LockError::Io { path: path.to_owned(), source };
         let below = below(root, path)?;
         if let Some(folder) = below.parent() {
             root.ensure_folder(&folder, 0o700)?;
         }
-        let mut file = root.open_file(&below)?;
+        loop {
+            let lock = Self::take_file(root.open_file(&below)?, path)?;
+            // A clean-up may have taken the file away between the opening and the locking; then
+            // the next process would lock another one.
+            let named =
+                std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
+            let held = lock.file.metadata().ok().map(|found| (found.dev(), found.ino()));
+            if named == held {
+                return Ok(lock);
+            }
+        }
+    }
+
+    fn take_file(mut file: File, path: &Path) -> Result<Self, LockError> {
+        let io = |source| LockError::Io { path: path.to_owned(), source };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -73,7 +101,7 @@ impl Lock {
         file.set_len(0).map_err(io)?;
         file.rewind().map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -107,6 +135,12 @@ mod tests {
         assert!(second.contains(&pid), "{second}");
         Lock::session(&roots, &root, &Identity::new("other").expect("valid")).expect("free");
         Lock::shared(&roots, &root).expect("free");
+        assert!(Lock::is_held(&roots, &root, &dev).expect("ok"));
+        let third = Identity::new("third").expect("valid");
+        assert!(!Lock::is_held(&roots, &root, &third).expect("ok"));
+        assert!(!roots.session_lock(&third).exists(), "asking makes no file");
+        std::fs::remove_file(roots.session_lock(&dev)).expect("removed");
+        drop(Lock::session(&roots, &root, &dev).expect("another file is another lock"));
         drop(first);
         Lock::session(&roots, &root, &dev).expect("free again");
     }

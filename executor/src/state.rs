@@ -90,14 +90,18 @@ pub const DOCKERFILE: &str = "Dockerfile";
 /// Set while a session must not be taken down on a normal end.
 pub const PRESERVE: &str = ".preserve";
 
+/// When a person last stopped the session, RFC 3339.
+pub const STOPPED: &str = ".stopped";
+
 /// Files of the state folder that the executor keeps for itself: no plan may write them.
-pub const RESERVED: [&str; 8] = [
+pub const RESERVED: [&str; 9] = [
     LEDGER,
     PLAN,
     PREVIOUS_PLAN,
     INPUTS,
     JOURNAL,
     RECEIPT,
+    STOPPED,
     crate::work::PULLED,
     crate::work::SAVED,
 ];

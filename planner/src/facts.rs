@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
 use crate::policy::{
     Access, Auth, BuildNetwork, DlpAction, GitTransport, HostPattern, Isolation, Provider, Route,
-    Rule, Tls, WorkspaceMode,
+    Rule, Tls, Upstream, WorkspaceMode,
 };
 
 /// One sentence about grants.
@@ -100,6 +100,7 @@ impl Facts {
         let agent = &grants.agent;
         let from = match agent.origin {
             crate::policy::Origin::Repository => " (from the repository)",
+            crate::policy::Origin::Preset => " (built in)",
             _ => "",
         };
         self.opaque("agent", format!("run agent {}{from} in bottle {}", agent.name, grants.bottle));
@@ -231,12 +232,7 @@ impl Facts {
 
     fn git(&mut self, grants: &Grants) {
         for (name, remote) in &grants.git {
-            let u = &remote.upstream;
-            let scheme = match u.transport {
-                GitTransport::Ssh => "ssh",
-                GitTransport::Https => "https",
-            };
-            let at = format!("{scheme}://{}:{}/{}", u.host, u.port, u.path);
+            let at = upstream_text(&remote.upstream);
             self.opaque(format!("git/{name}"), format!("fetch from {at} as remote {name}"));
             self.opaque(
                 format!("git/{name}/credential"),
@@ -283,9 +279,19 @@ impl Facts {
     }
 }
 
+/// Where a git upstream is, as a URL without a user.
+pub(crate) fn upstream_text(upstream: &Upstream) -> String {
+    let scheme = match upstream.transport {
+        GitTransport::Ssh => "ssh",
+        GitTransport::Https => "https",
+    };
+    format!("{scheme}://{}:{}/{}", upstream.host, upstream.port, upstream.path)
+}
+
 pub(crate) fn allow_text(at: &str, rule: &Rule, auth: Option<&Auth>) -> String {
     let with = auth.map_or(String::new(), |auth| {
-        format!(" with credential {} in header {}", auth.secret, auth.header)
+        let scheme = auth.scheme.name();
+        format!(" with credential {} in header {} [auth:{scheme}]", auth.secret, auth.header)
     });
     format!("{} at {at}{with}", rule_text(rule))
 }

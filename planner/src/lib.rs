@@ -8,9 +8,11 @@
 extern crate alloc;
 
 pub mod approvals;
+pub mod cleanup;
 pub mod decision;
 pub mod diff;
 pub mod document;
+pub mod ending;
 pub mod error;
 pub mod escape;
 pub mod facts;

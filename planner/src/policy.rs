@@ -247,6 +247,19 @@ pub enum AuthScheme {
     Header,
 }
 
+impl AuthScheme {
+    /// As a manifest spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Token => "token",
+            Self::Basic => "basic",
+            Self::Header => "header",
+        }
+    }
+}
+
 /// What a route's host is to the agent.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,

@@ -10,6 +10,8 @@
 //! - wakes the agent when it is stopped, since nobody here could say `fg`;
 //! - enforces `time_seconds` and `idle_seconds`: SIGTERM, ten seconds later SIGKILL, exit 124.
 //!
+//! Last it writes down how it ended, `out/ended.json`, which an exit code alone does not tell.
+//!
 //! Idleness is measured without standing between the agent and its terminal: the bytes that the
 //! processes below the init wrote (`wchar` in `/proc/<pid>/io`, see proc_pid_io(5)) are compared
 //! every few seconds, and any difference is activity. That counts files and sockets as output, too,
@@ -18,7 +20,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -26,6 +28,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bottle_planner::ending::{ENDED, Ended, Reason};
 use bottle_planner::sidecar::InitSettings;
 use bottle_planner::words::{EnvName, Role};
 use futures_util::future::{join_all, try_join};
@@ -97,16 +100,39 @@ impl InitError {
 
 /// Runs the agent; the answer is its exit code, or why there was none.
 pub(crate) async fn run(places: &Places) -> u8 {
-    match run_agent(places).await {
-        Ok(code) => code,
+    // What another run left must not be taken for this one's.
+    let _ = std::fs::remove_file(places.output.join(ENDED));
+    let ended = match run_agent(places).await {
+        Ok(ended) => ended,
         Err(error) => {
             log::error("the agent was not run", &[("error", &error)]);
-            error.code()
+            let reason =
+                if matches!(error, InitError::Ended(_)) { Reason::Told } else { Reason::NotRun };
+            Ended { reason, code: error.code(), message: error.to_string() }
         }
+    };
+    let told = write_down(&places.output, &ended);
+    if let Err(error) = told {
+        log::warn("how the agent ended is not written down", &[("error", &error)]);
     }
+    ended.code
 }
 
-async fn run_agent(places: &Places) -> Result<u8, InitError> {
+/// Puts down how it ended, whole or not at all, for `bottle list`. The agent may write in the same
+/// folder, as the same user: nothing of its making is followed.
+fn write_down(folder: &Path, ended: &Ended) -> io::Result<()> {
+    let temporary = folder.join(".ended.json.tmp");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::File::create_new(&temporary)?;
+    file.write_all(serde_json::to_string(ended)?.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, folder.join(ENDED))
+}
+
+async fn run_agent(places: &Places) -> Result<Ended, InitError> {
     pid1::hide_memory();
     become_reaper();
     let mut signals = Signals::new().map_err(InitError::Signals)?;
@@ -295,11 +321,11 @@ fn spawn(
 }
 
 /// Stays with the agent until it is gone; the answer is the exit code.
-async fn watch(agent: Pid, settings: &InitSettings, mut signals: Signals) -> u8 {
+async fn watch(agent: Pid, settings: &InitSettings, mut signals: Signals) -> Ended {
     let time_up = sleep(Duration::from_secs(settings.time_seconds));
     tokio::pin!(time_up);
     let mut idle = Idle::new(Duration::from_secs(settings.idle_seconds));
-    let mut limit = None;
+    let (mut limit, mut told) = (None, false);
     let mut kill_at: Option<Instant> = None;
     // The agent may have ended before anyone listened.
     let mut ended = reap(Some(agent));
@@ -308,15 +334,19 @@ async fn watch(agent: Pid, settings: &InitSettings, mut signals: Signals) -> u8 
             event = signals.next() => {
                 match event {
                     Event::Child => ended = reap(Some(agent)),
-                    Event::Forward(signal) => send(target(signal, agent), signal),
+                    Event::Forward(signal) => {
+                        told |= ends(signal);
+                        send(target(signal, agent), signal);
+                    }
                 }
                 None
             }
             () = &mut time_up, if limit.is_none() => {
-                Some(format!("time limit of {} s reached", settings.time_seconds))
+                let text = format!("time limit of {} s reached", settings.time_seconds);
+                Some((Reason::TimeLimit, text))
             }
             () = idle.reached(), if limit.is_none() => {
-                Some(format!("no output for {} s", settings.idle_seconds))
+                Some((Reason::IdleLimit, format!("no output for {} s", settings.idle_seconds)))
             }
             () = until(kill_at), if kill_at.is_some() => {
                 kill_at = None;
@@ -324,17 +354,21 @@ async fn watch(agent: Pid, settings: &InitSettings, mut signals: Signals) -> u8 
                 None
             }
         };
-        if let Some(reason) = over {
-            log::error("the agent is stopped", &[("reason", &reason)]);
+        if let Some((reason, text)) = over {
+            log::error("the agent is stopped", &[("reason", &text)]);
             send(Target::Group(agent), Signal::TERM);
             limit = Some(reason);
             kill_at = Some(Instant::now() + GRACE);
         }
     }
-    match (limit, ended) {
-        (Some(_), _) | (None, None) => exit::LIMIT,
-        (None, Some(code)) => code,
-    }
+    let (reason, code) = match (limit, ended) {
+        (Some(reason), _) => (reason, exit::LIMIT),
+        // The loop ends with one of the two.
+        (None, None) => (Reason::TimeLimit, exit::LIMIT),
+        (None, Some((code, _))) if told => (Reason::Told, code),
+        (None, Some((code, reason))) => (reason, code),
+    };
+    Ended { reason, code, message: String::new() }
 }
 
 async fn until(instant: Option<Instant>) {
@@ -343,8 +377,8 @@ async fn until(instant: Option<Instant>) {
     }
 }
 
-/// Reaps all that ended; the exit code when the agent is among them.
-fn reap(agent: Option<Pid>) -> Option<u8> {
+/// Reaps all that ended; the exit code, and whose doing it was, when the agent is among them.
+fn reap(agent: Option<Pid>) -> Option<(u8, Reason)> {
     let mut ended = None;
     while let Ok(Some((pid, status))) =
         rustix::process::wait(WaitOptions::NOHANG | WaitOptions::UNTRACED)
@@ -355,7 +389,9 @@ fn reap(agent: Option<Pid>) -> Option<u8> {
         if status.stopped() {
             send(Target::Group(pid), Signal::CONT);
         } else {
-            ended = Some(code_of(status));
+            let by_signal = status.terminating_signal().is_some();
+            let reason = if by_signal { Reason::Signalled } else { Reason::Exited };
+            ended = Some((code_of(status), reason));
         }
     }
     ended

@@ -4,9 +4,6 @@
 //! An engine is expected to answer (`scripts/host-setup`), and `cargo build -p bottle` to have been
 //! run.
 
-use std::io::Write as _;
-use std::process::{Child, Command, Stdio};
-
 use bottle_tests::host::{Host, docker, unique, until};
 use bottle_tests::terminal::OnTerminal;
 use serde_json::Value;

@@ -11,6 +11,7 @@ use super::presets;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::output::Printer;
 use crate::save;
 
 /// Writes a first bottle and a first agent.
@@ -45,19 +46,10 @@ pub fn run(args: &Init, context: &mut Context) -> Result<Exit, Failure> {
     }
     for (path, text) in &files {
         let file = root.join(path);
-        let fail = |error: &std::io::Error| {
-            Failure::error(format!("could not write {}", file.display())).because(error)
-        };
         if let Some(folder) = file.parent() {
-            make_folder(folder).map_err(|e| fail(&e))?;
+            make_folder(folder)?;
         }
-        match save::write_new(&file, text, 0o600) {
-            Ok(()) => context.printer.say(&format!("wrote {}", file.display())),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                context.printer.say(&format!("kept  {}", file.display()));
-            }
-            Err(error) => return Err(fail(&error)),
-        }
+        write_missing(&file, text, &mut context.printer)?;
     }
     context.printer.say(
         "\nNext:\n  bottle doctor                 is all there that a session needs?\n  \
@@ -68,8 +60,26 @@ pub fn run(args: &Init, context: &mut Context) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn make_folder(folder: &Path) -> std::io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+/// Makes a folder of a manifest, and what leads to it.
+pub fn make_folder(folder: &Path) -> Result<(), Failure> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|e| Failure::error(format!("could not write {}", folder.display())).because(&e))
+}
+
+/// Writes a file of a manifest unless it is there, and says which it was.
+pub fn write_missing(file: &Path, text: &str, printer: &mut Printer) -> Result<(), Failure> {
+    match save::write_new(file, text, 0o600) {
+        Ok(()) => printer.say(&format!("wrote {}", file.display())),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            printer.say(&format!("kept  {}", file.display()));
+        }
+        Err(error) => {
+            return Err(
+                Failure::error(format!("could not write {}", file.display())).because(&error)
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The files of a first manifest, by path below the state root.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use bottle_executor::engine::Engine as _;
 use bottle_executor::engine::console::Console as _;
+use bottle_planner::ending::How;
 use bottle_planner::escape::visible;
 use bottle_planner::plan::{LABEL_IDENTITY, LABEL_OWNER, Plan};
 use bottle_planner::resolve::owner_label;
@@ -15,15 +16,20 @@ use serde::Serialize;
 
 use crate::args::ManifestArgs;
 use crate::context::Context;
+use crate::ending;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Colour;
 use crate::plan_file::PlanText;
 use crate::running;
-use crate::sessions::Sessions;
+use crate::sessions::{Record, Sessions};
 use crate::world;
 
-/// Lists sessions: running, stopped, or with an agent that has ended.
+/// Lists sessions and what happened to them: how an agent ended is one of its exit code, a signal,
+/// `bottle stop`, its time or idle limit, memory that ran out, a kill, or the engine's or host's end.
+///
+/// The init inside the container tells limits and signals apart; the agent could write the same, so
+/// that is for information alone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bottle list\n  bottle list --json | jq -r '.[].session'\n  \
     bottle list --all                also those whose record is in history")]
@@ -75,31 +81,66 @@ impl State {
 
 /// One session, as `--json` has it.
 #[derive(Debug, Clone, Serialize)]
-struct Row {
-    session: Identity,
-    agent: String,
+pub struct Row {
+    /// The session; of an ended one, as its record is called.
+    pub session: Identity,
+    /// Its agent.
+    pub agent: String,
     state: State,
     /// The agent's exit code, where it has ended.
     exit_code: Option<i64>,
-    started_at: String,
+    /// How the agent ended, where it does not run.
+    how: Option<How>,
+    /// When it was asked for, or last resumed.
+    pub started_at: String,
     workspace: Option<String>,
     mode: Option<&'static str>,
     task: Option<String>,
 }
 
-/// Runs the command.
-pub fn run(args: &List, context: &mut Context) -> Result<Exit, Failure> {
-    let roots = context.roots(&ManifestArgs::default())?;
-    let sessions = Sessions::of(&roots.root);
-    let mut rows = live(&sessions, &owner_label(&world::host(&roots)?), context)?;
-    if args.all {
-        for name in sessions.ended() {
-            let text = sessions.record(name.as_str())?.plan_text()?;
-            let plan = text.and_then(|text| PlanText::stored(text).ok()?.lenient().ok());
-            rows.extend(plan.map(|plan| Row { session: name, ..row(&plan, State::History, None) }));
+impl Row {
+    /// Whether it was taken down.
+    #[must_use]
+    pub fn is_history(&self) -> bool {
+        self.state == State::History
+    }
+
+    /// Whether its agent runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running | State::CutOff)
+    }
+
+    /// How its agent ended, or that it runs.
+    #[must_use]
+    pub fn outcome(&self) -> String {
+        match self.how {
+            Some(how) => how.text(self.exit_code),
+            None => self.state.text().to_owned(),
         }
     }
-    rows.sort_by(|a, b| a.started_at.cmp(&b.started_at));
+
+    /// What is kept of it.
+    #[must_use]
+    pub fn record(&self, sessions: &Sessions) -> Record {
+        if self.is_history() {
+            return Record::of_ended(sessions, &self.session);
+        }
+        let folder = sessions.folder_of(&self.session);
+        Record { name: self.session.clone(), folder, ended: false }
+    }
+
+    /// The state in words, and how it came to that: `ended: time limit`.
+    fn state(&self) -> String {
+        let state = self.state.text();
+        let how = self.how.filter(|how| *how != How::Unknown);
+        how.map_or_else(|| state.to_owned(), |how| format!("{state}: {}", how.text(self.exit_code)))
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &List, context: &mut Context) -> Result<Exit, Failure> {
+    let rows = rows(args.all, context)?;
     if args.json {
         context.printer.data(&super::pretty(&rows)?)?;
         return Ok(Exit::Ok);
@@ -110,6 +151,31 @@ pub fn run(args: &List, context: &mut Context) -> Result<Exit, Failure> {
     let text = table(&rows, |colour, text| context.printer.paint_data(colour, text));
     context.printer.data(&text)?;
     Ok(Exit::Ok)
+}
+
+/// The sessions of this user and state root, the oldest first; `all` is also those in history.
+pub fn rows(all: bool, context: &mut Context) -> Result<Vec<Row>, Failure> {
+    let roots = context.roots(&ManifestArgs::default())?;
+    let sessions = Sessions::of(&roots.root);
+    let mut rows = live(&sessions, &owner_label(&world::host(&roots)?), context)?;
+    let ended = if all { sessions.ended() } else { Vec::new() };
+    for name in ended {
+        let text = Record::of_ended(&sessions, &name).plan_text()?;
+        let plan = text.and_then(|text| PlanText::stored(text).ok()?.lenient().ok());
+        let Some(plan) = plan else { continue };
+        let (how, code) = ending::of_agent(&roots.history(&name), None);
+        rows.push(Row { session: name, ..row(&plan, State::History, Some(how), code) });
+    }
+    rows.sort_by(|a, b| a.started_at.cmp(&b.started_at));
+    Ok(rows)
+}
+
+/// The sessions whose agent neither runs nor came to an end of its own or by a limit, the oldest
+/// first.
+pub fn cut_short(context: &mut Context) -> Result<Vec<Identity>, Failure> {
+    let mut rows = rows(false, context)?;
+    rows.retain(|row| row.state == State::Ended && row.how.is_some_and(How::is_cut_short));
+    Ok(rows.into_iter().map(|row| row.session).collect())
 }
 
 /// The sessions that were not taken down.
@@ -145,11 +211,17 @@ fn live(sessions: &Sessions, owner: &str, context: &mut Context) -> Result<Vec<R
             })
             .collect();
         let state = state(&plan, &found);
-        let code = match (state, found.get(&Role::Agent)) {
-            (State::Ended, Some(agent)) => runtime.block_on(engine.wait(&agent.id)).ok(),
-            _ => None,
+        let (how, code) = match (state, found.get(&Role::Agent)) {
+            (State::Ended | State::Incomplete, Some(agent)) => {
+                let ending = runtime.block_on(engine.ending(&agent.id));
+                let ending = ending.map_err(|error| world::engine_failure(&error))?;
+                let told = ending
+                    .map(|ending| ending::of_agent(&sessions.folder_of(&identity), Some(&ending)));
+                told.map_or((None, None), |(how, code)| (Some(how), code))
+            }
+            _ => (None, None),
         };
-        rows.push(row(&plan, state, code));
+        rows.push(row(&plan, state, how, code));
     }
     Ok(rows)
 }
@@ -169,13 +241,14 @@ fn state(plan: &Plan, found: &BTreeMap<Role, &Container>) -> State {
     }
 }
 
-fn row(plan: &Plan, state: State, exit_code: Option<i64>) -> Row {
+fn row(plan: &Plan, state: State, how: Option<How>, exit_code: Option<i64>) -> Row {
     let workspace = plan.session.workspace.as_ref();
     Row {
         session: plan.identity.clone(),
         agent: plan.spec.agent.to_string(),
         state,
         exit_code,
+        how,
         started_at: plan.session.started_at.to_string(),
         workspace: workspace.map(|place| place.host.to_string()),
         mode: workspace.map(|place| place.mode.as_str()),
@@ -189,16 +262,14 @@ fn table(rows: &[Row], paint: impl Fn(Colour, &str) -> String) -> String {
     }
     let wide = rows.iter().map(|row| row.session.as_str().len()).max().unwrap_or_default().max(7);
     let agents = rows.iter().map(|row| row.agent.len()).max().unwrap_or_default().max(5);
+    let states: Vec<String> = rows.iter().map(Row::state).collect();
+    let state_wide = states.iter().map(String::len).max().unwrap_or_default().max(10);
     let mut text = format!(
-        "{:wide$}  {:agents$}  {:14}  {:20}  WORK\n",
+        "{:wide$}  {:agents$}  {:state_wide$}  {:20}  WORK\n",
         "SESSION", "AGENT", "STATE", "STARTED"
     );
-    for row in rows {
-        let state = match row.exit_code {
-            Some(code) => format!("{} ({code})", row.state.text()),
-            None => row.state.text().to_owned(),
-        };
-        let state = paint(row.state.colour(), &format!("{state:14}"));
+    for (row, state) in rows.iter().zip(states) {
+        let state = paint(row.state.colour(), &format!("{state:state_wide$}"));
         let work = match (&row.workspace, row.mode, &row.task) {
             (Some(folder), Some(mode), _) => format!("{} ({mode})", visible(folder)),
             (_, _, Some(task)) => {

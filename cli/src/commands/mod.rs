@@ -4,6 +4,7 @@ pub mod allow;
 pub mod apply;
 pub mod attach;
 pub mod blocked;
+pub mod cleanup;
 pub mod completions;
 pub mod destroy;
 pub mod diff;
@@ -12,6 +13,7 @@ pub mod doctor;
 pub mod egress;
 pub mod exec;
 pub mod git;
+pub mod info;
 pub mod init;
 pub mod lint;
 pub mod list;
@@ -22,6 +24,8 @@ pub mod presets;
 pub mod probe;
 pub mod prove;
 pub mod pull;
+pub mod report;
+pub mod run;
 pub mod schema;
 pub mod show;
 pub mod sidecar;
@@ -49,8 +53,10 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Digest(args) => digest::run(&args, context),
         Command::Apply(args) => apply::run(&args, context),
         Command::Start(args) => start::run(&args, context),
+        Command::Run(args) => run::run(&args, context),
         Command::Resume(args) => start::resume(&args, context),
         Command::List(args) => list::run(&args, context),
+        Command::Info(args) => info::run(&args, context),
         Command::Attach(args) => attach::run(&args, context),
         Command::Exec(args) => exec::run(&args, context),
         Command::Logs(args) => logs::run(&args, context),
@@ -62,6 +68,8 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Git(args) => git::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
         Command::Destroy(args) => destroy::run(&args, context),
+        Command::Report(args) => report::run(&args, context),
+        Command::Cleanup(args) => cleanup::run(&args, context),
         Command::Lock(args) => lock::run(&args, context),
         Command::Probe(args) => probe::run(&args, context),
         Command::Presets(args) => presets::run(&args, context),

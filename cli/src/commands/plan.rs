@@ -11,6 +11,7 @@ use bottle_planner::spec::Spec;
 use chrono::Utc;
 use clap::{Args, ValueEnum};
 
+use crate::again;
 use crate::args::ManifestArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -131,7 +132,22 @@ pub fn asked(
 ) -> Result<(Manifest, Spec), Failure> {
     let sessions = Sessions::of(&context.env.state_root()?);
     let draft = request::draft(request, context.env, &sessions, Utc::now)?;
+    if let (Some(manifest), Some(agent)) =
+        (again::begun_with_preset(&draft, &sessions)?, draft.agent.clone())
+    {
+        return Ok((manifest, draft.with_agent(agent)));
+    }
     let read = world::manifest(context, manifest, draft.folder().as_deref())?;
+    if let (Some(stored), Some(agent)) =
+        (again::planned_from(&draft, &sessions, &read, manifest)?, draft.agent.clone())
+    {
+        context.printer.say(&format!(
+            "note: agent {agent} is not in {} any more; this session is planned from the manifest \
+             that it was last planned from",
+            read.place.display()
+        ));
+        return Ok((stored, draft.with_agent(agent)));
+    }
     let agent = world::agent(&mut context.printer, &read, &draft)?;
     Ok((read.manifest, draft.with_agent(agent)))
 }

@@ -11,7 +11,7 @@ use clap::Args;
 use super::apply::{Consent, checked};
 use super::attach::{KeysArgs, attach};
 use super::plan::asked;
-use super::{destroy, pull};
+use super::{destroy, list, pull};
 use crate::args::ManifestArgs;
 use crate::ask;
 use crate::carry_out::{self, Job};
@@ -54,11 +54,16 @@ pub struct Start {
 /// to go on from where it was.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bottle resume                    the last session\n  \
-    bottle resume dev-ab12c --task 'go on with the tests' --yes")]
+    bottle resume dev-ab12c --task 'go on with the tests' --yes\n  \
+    bottle resume --all --yes        after a reboot")]
 pub struct Resume {
     /// The session: its ID, a unique beginning of it, or `@last`
     #[arg(default_value = "@last")]
     id: String,
+    /// Every session that was stopped, killed, or lost with the engine or the host; not those whose
+    /// agent came to an end of its own or reached a limit. Where there are several, none is joined
+    #[arg(long, conflicts_with_all = ["id", "task"])]
+    all: bool,
     /// Work for a run without a terminal; @FILE reads it from a file
     #[arg(long, value_name = "TEXT|@FILE")]
     task: Option<String>,
@@ -69,8 +74,8 @@ pub struct Resume {
 }
 
 /// How a session is begun.
-#[derive(Debug, Args)]
-struct LaunchArgs {
+#[derive(Debug, Clone, Args)]
+pub struct LaunchArgs {
     /// Approve without asking
     #[arg(short, long, help_heading = "Launch")]
     yes: bool,
@@ -89,7 +94,19 @@ pub fn run(args: &Start, context: &mut Context) -> Result<Exit, Failure> {
 
 /// Runs `bottle resume`.
 pub fn resume(args: &Resume, context: &mut Context) -> Result<Exit, Failure> {
+    if args.all {
+        return resume_all(args, context);
+    }
     let identity = Sessions::of(&context.env.state_root()?).find(&args.id)?;
+    resume_one(&identity, &args.launch, args, context)
+}
+
+fn resume_one(
+    identity: &Identity,
+    launch_args: &LaunchArgs,
+    args: &Resume,
+    context: &mut Context,
+) -> Result<Exit, Failure> {
     let request = RequestArgs {
         identity: Some(identity.to_string()),
         resume: true,
@@ -97,10 +114,40 @@ pub fn resume(args: &Resume, context: &mut Context) -> Result<Exit, Failure> {
         ..RequestArgs::default()
     };
     let asked = asked(&request, &args.manifest, context)?;
-    launch(&args.launch, &args.manifest, asked, context)
+    launch(launch_args, &args.manifest, asked, context)
 }
 
-fn launch(
+/// Carries on with every session that was cut short. What fails of one is told, and the others go on.
+fn resume_all(args: &Resume, context: &mut Context) -> Result<Exit, Failure> {
+    let all = list::cut_short(context)?;
+    if let [one] = all.as_slice() {
+        return resume_one(one, &args.launch, args, context);
+    }
+    if all.is_empty() {
+        context.printer.say("No session was cut short");
+        return Ok(Exit::Ok);
+    }
+    let launch_args = LaunchArgs { detach: true, ..args.launch.clone() };
+    let mut failed = Vec::new();
+    for identity in &all {
+        context.printer.say(&format!("Session {identity}:"));
+        if let Err(failure) = resume_one(identity, &launch_args, args, context) {
+            context.printer.failure(&failure);
+            failed.push(identity.as_str());
+            if failure.exit == Exit::Interrupted {
+                return Err(Failure::silent(Exit::Interrupted));
+            }
+        }
+    }
+    context.printer.say(&format!("{} of {} go on", all.len() - failed.len(), all.len()));
+    if failed.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    Err(Failure::new(Exit::Partial, format!("not carried on with: {}", failed.join(", "))))
+}
+
+/// Plans, asks, applies and joins what is asked, and sees to the end.
+pub fn launch(
     args: &LaunchArgs,
     manifest_args: &ManifestArgs,
     (manifest, spec): (Manifest, Spec),

@@ -6,6 +6,7 @@ use bottle_planner::words::Role;
 use clap::Args;
 
 use crate::context::Context;
+use crate::ending;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::running::Running;
@@ -34,6 +35,9 @@ pub fn run(args: &Stop, context: &mut Context) -> Result<Exit, Failure> {
     for role in agent_first {
         let Some(container) = running.look(role)? else { continue };
         if container.state == ContainerState::Running {
+            if role == Role::Agent {
+                ending::note_stop(&context.env.state_root()?, &running.identity);
+            }
             let done = running.runtime.block_on(running.engine.stop(&container.id, args.grace));
             done.map_err(|error| world::engine_failure(&error))?;
             stopped += 1;

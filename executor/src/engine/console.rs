@@ -40,6 +40,19 @@ pub struct Size {
     pub rows: u16,
 }
 
+/// How the engine saw a container end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// Its exit code.
+    pub code: i64,
+    /// Whether memory ran out in it.
+    pub out_of_memory: bool,
+    /// When it was last started, as the engine writes it.
+    pub started_at: String,
+    /// When it ended, as the engine writes it.
+    pub finished_at: String,
+}
+
 /// What to run inside a container beside its own program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -74,6 +87,8 @@ pub trait Console {
     /// What a container printed, the last lines of it, and what it prints from now on if that is
     /// to be followed until it ends.
     fn log(&self, container: &str, lines: Option<u32>, follow: bool) -> Pieces;
+    /// How a container ended; `None` where it is not there, runs, or was never started.
+    async fn ending(&self, container: &str) -> Result<Option<Ending>, EngineError>;
     /// Waits until a container does not run, and answers its exit code.
     async fn wait(&self, container: &str) -> Result<i64, EngineError>;
 }

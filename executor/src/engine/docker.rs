@@ -6,6 +6,7 @@
 //! above what the engine speaks.
 
 mod console;
+mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;

@@ -7,6 +7,7 @@ pub mod console;
 pub mod docker;
 pub mod memory;
 mod ping;
+pub mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

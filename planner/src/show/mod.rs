@@ -3,6 +3,7 @@
 //! Everything that came from outside is escaped here; callers print the result as it is.
 
 mod compose;
+mod info;
 mod markdown;
 
 use alloc::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::plan::{Action, Effect, Intent, Plan};
 use crate::resolve::{grants_digest, plan_digest};
 
 pub use compose::compose;
+pub use info::{Info, info};
 pub use markdown::{diff_markdown, plan_markdown};
 
 /// The sign of an effect: readable without colour.

@@ -171,3 +171,35 @@ fn the_agent_waits_for_its_sidecars() {
     assert_eq!(process.end().code(), Some(0));
     assert!(session.path("out/ran").exists());
 }
+
+#[test]
+fn how_it_ended_is_written_down() {
+    let written = |session: &Session| -> Value {
+        serde_json::from_str(&std::fs::read_to_string(session.path("out/ended.json")).unwrap())
+            .unwrap()
+    };
+    for (script, changes, reason, code) in [
+        ("exit 3", json!({}), "exited", 3),
+        ("kill -SEGV $$", json!({}), "signalled", 139),
+        ("sleep 60", json!({"time_seconds": 1}), "time_limit", 124),
+        ("sleep 60", json!({"idle_seconds": 1}), "idle_limit", 124),
+        ("true", json!({"argv": ["/no/such/program"]}), "not_run", 127),
+        // An agent that wrote first has not the last word, nor who left a link.
+        ("echo '{}' >ended.json; exit 5", json!({}), "exited", 5),
+        ("ln -s /tmp/nowhere .ended.json.tmp; ln -s x ended.json; exit 6", json!({}), "exited", 6),
+    ] {
+        let session = Session::new();
+        session.write("out/ended.json", "of a run before");
+        write_init(&session, script, changes);
+        session.start("agent").end();
+        let told = written(&session);
+        assert_eq!((&told["reason"], &told["code"]), (&reason.into(), &code.into()), "{script}");
+        assert!(session.path("out/ended.json").symlink_metadata().unwrap().is_file());
+    }
+    let session = Session::new();
+    let process = start_up(&session, "touch up; while :; do sleep 0.05; done");
+    assert!(!session.path("out/ended.json").exists());
+    process.signal(Signal::TERM);
+    process.end();
+    assert_eq!(written(&session)["reason"], "told");
+}

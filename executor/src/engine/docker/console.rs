@@ -6,9 +6,9 @@ use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::query_parameters as query;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::{Docker, engine_error};
+use super::{Docker, engine_error, present};
 use crate::engine::EngineError;
-use crate::engine::console::{Console, Piece, Pieces, Program, Size, Streams};
+use crate::engine::console::{Console, Ending, Piece, Pieces, Program, Size, Streams};
 
 impl Docker {
     fn pieces(
@@ -103,6 +103,23 @@ impl Console for Docker {
             .build();
         let stream = self.slow.logs(container, Some(options));
         self.pieces(format!("read the log of `{container}`"), stream)
+    }
+
+    async fn ending(&self, container: &str) -> Result<Option<Ending>, EngineError> {
+        use bollard::models::ContainerStateStatusEnum as S;
+        let options = None::<query::InspectContainerOptions>;
+        let answer = self.quick.inspect_container(container, options).await;
+        let found = present(answer.map_err(self.failed("inspect a container")))?;
+        let Some(state) = found.and_then(|found| found.state) else { return Ok(None) };
+        if !matches!(state.status, Some(S::EXITED | S::DEAD)) {
+            return Ok(None);
+        }
+        Ok(Some(Ending {
+            code: state.exit_code.unwrap_or_default(),
+            out_of_memory: state.oom_killed.unwrap_or_default(),
+            started_at: state.started_at.unwrap_or_default(),
+            finished_at: state.finished_at.unwrap_or_default(),
+        }))
     }
 
     async fn wait(&self, container: &str) -> Result<i64, EngineError> {

@@ -1,0 +1,313 @@
+//! A person's terminal while an agent has it: in tmux, over ssh, without one; and put back however
+//! that ends.
+//!
+//! An engine is expected to answer, tmux and OpenSSH to be there (`scripts/host-setup` sees to it),
+//! and `cargo build -p bottle` to have been run.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use bottle_tests::host::{Host, bottle, docker, ran, unique, until};
+
+/// Says its terminal's size with every line it reads, hears Ctrl-C, and ends with 9 when told to.
+const AGENT: &str = "trap 'echo got-int' INT; echo ready; while :; do read line || continue; \
+                     echo said-$line-$(stty size | tr ' ' x); [ $line = end ] && exit 9; done";
+
+fn up() -> (Host, String) {
+    let script = serde_json::to_string(AGENT).expect("text");
+    let host = Host::with_manifest(&format!(
+        "bottles:
+  box:
+    provider: {{command: [bash, -c, {script}]}}
+    image: {{reference: 'debian:bookworm-slim'}}
+    isolation: container
+    workspace: {{modes: [none]}}
+agents:
+  dev: {{bottle: box, prompt: Be brief.}}
+"
+    ));
+    let session = unique("term");
+    let words = ["start", "dev", "--manifest", "bottle.yaml", "--yes", "--detach", "--name"];
+    host.run(&[&words[..], &[&session]].concat()).code(0);
+    until("the agent is ready", || host.run(&["logs", &session]).out.contains("ready"));
+    (host, session)
+}
+
+/// A shell in a tmux of its own, on a terminal of 100 by 30.
+struct Tmux {
+    socket: String,
+}
+
+impl Tmux {
+    fn open(host: &Host, folder: &Path) -> Self {
+        let tmux = Self { socket: folder.join("tmux").to_str().expect("UTF-8").to_owned() };
+        let of_host = host.command(&[]);
+        let mut command = tmux.command();
+        command.args(["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30"]);
+        command.arg("bash --norc --noprofile").env_clear().env("TERM", "xterm").env("PS1", "> ");
+        for (name, value) in of_host.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        command.current_dir(host.at("work"));
+        ran(&mut command, b"").code(0);
+        tmux
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("tmux");
+        command.args(["-S", &self.socket]);
+        command
+    }
+
+    fn does(&self, words: &[&str]) -> String {
+        ran(self.command().args(words), b"").code(0).out
+    }
+
+    fn types(&self, text: &str) {
+        self.does(&["send-keys", "-l", text]);
+        self.does(&["send-keys", "Enter"]);
+    }
+
+    fn presses(&self, keys: &[&str]) {
+        self.does(&[&["send-keys"], keys].concat());
+    }
+
+    #[track_caller]
+    fn shows(&self, text: &str) {
+        until(text, || self.does(&["capture-pane", "-p", "-S", "-200"]).contains(text));
+    }
+
+    /// The settings of the shell's terminal; a shell that answers has it back.
+    fn settings(&self) -> String {
+        let mark = unique("mark");
+        // In two parts, so that what was typed is not taken for the answer.
+        self.types(&format!("echo; echo {mark}'='$(stty -g)'='"));
+        let before = format!("\n{mark}=");
+        self.shows(&before);
+        let screen = self.does(&["capture-pane", "-p", "-J", "-S", "-200"]);
+        let after = screen.rsplit_once(&before).expect("shown").1;
+        after.split('=').next().expect("a part").to_owned()
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        // Best effort: it may be gone.
+        let _ = self.command().arg("kill-server").output();
+    }
+}
+
+fn attach(session: &str) -> String {
+    format!("{} attach {session}; echo code'='$?", bottle().display())
+}
+
+#[test]
+fn in_tmux_size_and_keys_are_the_agents_and_the_terminal_comes_back() {
+    let (host, session) = up();
+    let folder = tempfile::tempdir().expect("a folder");
+    let tmux = Tmux::open(&host, folder.path());
+    let before = tmux.settings();
+    tmux.types(&attach(&session));
+    until("it is joined", || {
+        tmux.types("one");
+        tmux.does(&["capture-pane", "-p"]).contains("said-one-30x100")
+    });
+    tmux.does(&["resize-window", "-x", "80", "-y", "20"]);
+    until("the new size is inside", || {
+        tmux.types("two");
+        tmux.does(&["capture-pane", "-p"]).contains("said-two-20x80")
+    });
+    tmux.presses(&["C-c"]);
+    tmux.shows("got-int");
+    tmux.presses(&["C-z"]);
+    tmux.types("three");
+    tmux.shows("said-three-20x80");
+    tmux.presses(&["C-p", "C-q"]);
+    tmux.shows("code=0");
+    assert_eq!(tmux.settings(), before);
+
+    // Killed outright nobody can put anything back but the shell, which does.
+    tmux.does(&["clear-history"]);
+    tmux.types("clear");
+    tmux.types(&attach(&session));
+    until("it is joined again", || {
+        tmux.types("four");
+        tmux.does(&["capture-pane", "-p"]).contains("said-four-")
+    });
+    let shell = tmux.does(&["display-message", "-p", "#{pane_pid}"]);
+    let child = ran(Command::new("pgrep").args(["-P", shell.trim()]), b"").code(0).out;
+    ran(Command::new("kill").args(["-KILL", child.trim()]), b"").code(0);
+    tmux.shows("code=137");
+    assert_eq!(tmux.settings(), before);
+    tmux.types(&attach(&session));
+    until("it went on", || {
+        tmux.types("five");
+        tmux.does(&["capture-pane", "-p"]).contains("said-five-")
+    });
+    tmux.types("end");
+    tmux.shows("code=9");
+    assert_eq!(tmux.settings(), before);
+}
+
+/// A way to the engine that can be cut.
+struct Wire {
+    streams: Arc<Mutex<Vec<UnixStream>>>,
+}
+
+impl Wire {
+    fn lay(socket: &Path) -> Self {
+        let listener = UnixListener::bind(socket).expect("a socket");
+        let streams: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
+        let kept = Arc::clone(&streams);
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let far = UnixStream::connect("/var/run/docker.sock").expect("an engine");
+                let pairs = [(&near, &far), (&far, &near)];
+                for (from, to) in pairs {
+                    let (mut from, mut to) =
+                        (from.try_clone().expect("open"), to.try_clone().expect("open"));
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Write);
+                    });
+                }
+                kept.lock().expect("whole").extend([near, far]);
+            }
+        });
+        Self { streams }
+    }
+
+    fn cut(&self) {
+        for stream in self.streams.lock().expect("whole").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[test]
+fn an_engine_that_goes_away_leaves_the_terminal_as_it_was() {
+    let (host, session) = up();
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("engine.sock");
+    let wire = Wire::lay(&socket);
+    let host = host.set("DOCKER_HOST", &format!("unix://{}", socket.display()));
+    let tmux = Tmux::open(&host, folder.path());
+    let before = tmux.settings();
+    tmux.types(&attach(&session));
+    until("it is joined", || {
+        tmux.types("one");
+        tmux.does(&["capture-pane", "-p"]).contains("said-one-")
+    });
+    // It waits for the agent's end then; asked again, the engine cannot say.
+    std::fs::remove_file(&socket).expect("there");
+    wire.cut();
+    tmux.shows("code=1");
+    assert_eq!(tmux.settings(), before);
+    assert_eq!(
+        docker(&["inspect", "-f", "{{.State.Running}}", &format!("bottle-{session}")]).out,
+        "true\n"
+    );
+}
+
+/// An sshd of this user's own on loopback.
+struct Sshd {
+    child: Child,
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Sshd {
+    fn run() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+        for key in ["host", "user"] {
+            let words = ["-q", "-t", "ed25519", "-N", "", "-f", &at(key)];
+            ran(Command::new("ssh-keygen").args(words), b"").code(0);
+        }
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = free.local_addr().expect("bound").port();
+        drop(free);
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\n\
+             UsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n",
+            at("host"),
+            at("user.pub")
+        );
+        std::fs::write(at("config"), config).expect("written");
+        // Its parent makes it where the service never ran.
+        let _ = std::fs::create_dir("/run/sshd");
+        let mut command = Command::new("/usr/sbin/sshd");
+        let child = command.args(["-D", "-e", "-f", &at("config")]).stderr(Stdio::null()).spawn();
+        let child = child.expect("sshd is there");
+        let sshd = Self { child, folder, port };
+        until("sshd answers", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        sshd
+    }
+
+    fn ssh(&self, host: &Host, words: &str) -> Command {
+        let of_host = host.command(&[]);
+        let env: Vec<String> = of_host
+            .get_envs()
+            .filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value?.to_str()?)))
+            .collect();
+        let line = format!("env {} {} {words}", env.join(" "), bottle().display());
+        let key = self.folder.path().join("user");
+        let mut command = Command::new("ssh");
+        command.args(["-tt", "-F", "/dev/null", "-o", "StrictHostKeyChecking=no"]);
+        command.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-i"]);
+        command.arg(key).args(["-p", &self.port.to_string(), "127.0.0.1", &line]);
+        command
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn over_ssh_and_without_any_terminal() {
+    let (host, session) = up();
+    let sshd = Sshd::run();
+    let mut command = sshd.ssh(&host, &format!("attach {session}"));
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut person = command.spawn().expect("ssh is there");
+    let (mut keys, mut screen) =
+        (person.stdin.take().expect("piped"), person.stdout.take().expect("piped"));
+    let shown: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let kept = Arc::clone(&shown);
+    let reader = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(n @ 1..) = screen.read(&mut bytes) {
+            kept.lock().expect("whole").extend_from_slice(&bytes[..n]);
+        }
+    });
+    let shows = |text: &str| String::from_utf8_lossy(&shown.lock().expect("whole")).contains(text);
+    until("it is joined", || {
+        keys.write_all(b"far\r").expect("open");
+        shows("said-far-")
+    });
+    keys.write_all(b"\x03").expect("open");
+    until("Ctrl-C came through", || shows("got-int"));
+    keys.write_all(b"\x10\x11").expect("open");
+    assert_eq!(person.wait().expect("it ends").code(), Some(0), "the detach keys leave");
+    reader.join().expect("it ends");
+
+    // No terminal anywhere: a session of its own has none to open.
+    let mut command = Command::new("setsid");
+    let of_host = host.command(&[]);
+    command.arg("--wait").arg(bottle()).args(["attach", &session]).env_clear();
+    for (name, value) in of_host.get_envs() {
+        command.env(name, value.expect("set"));
+    }
+    let ran = ran(&mut command, b"end\n").code(9);
+    assert!(ran.out.contains("said-end-"), "{ran:?}");
+}

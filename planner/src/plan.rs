@@ -913,7 +913,7 @@ pub struct Reload {
 pub struct Save {
     /// The agent's container, which holds it.
     pub container: String,
-    /// The folder it worked on, where that is a copy or a clone.
+    /// The folder it worked on, or the git folder of one that was mounted.
     pub workspace: Option<AbsPath>,
     /// Where its transcripts are: files, or folders of them.
     pub transcripts: BTreeSet<AbsPath>,

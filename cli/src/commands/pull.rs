@@ -88,6 +88,7 @@ pub fn run(args: &Pull, context: &mut Context) -> Result<Exit, Failure> {
         return seen.write_patch(&todo, to, context);
     }
     let (ordinary, executed) = seen.sorted(todo)?;
+    seen.tell_planted(&mut context.printer)?;
     if args.json {
         return seen.as_json(args, &ordinary, &executed, commits, context);
     }
@@ -122,7 +123,7 @@ pub fn unfinished(id: &str, context: &mut Context) -> Result<Option<String>, Fai
         let running = Running::find(id, context)?;
         running.plan.session.workspace.as_ref().map(|place| place.mode)
     };
-    if !matches!(place, Some(WorkspaceMode::Copy | WorkspaceMode::Clone)) {
+    if place.is_none_or(|mode| mode == WorkspaceMode::None) {
         return Ok(None);
     }
     let seen = Seen::look(id, context)?;
@@ -174,13 +175,7 @@ impl Seen {
         let pulled = Pulled::load(&state).map_err(|e| told(&e))?;
         let mode = running.plan.session.workspace.as_ref().map(|place| place.mode);
         match mode {
-            Some(WorkspaceMode::Copy | WorkspaceMode::Clone) => {}
-            Some(WorkspaceMode::Mount) => {
-                return Err(Failure::usage(format!(
-                    "session {} works on your folder itself: there is nothing to bring back",
-                    running.identity
-                )));
-            }
+            Some(WorkspaceMode::Copy | WorkspaceMode::Clone | WorkspaceMode::Mount) => {}
             _ => {
                 return Err(Failure::usage(format!(
                     "session {} has no workspace",
@@ -204,6 +199,26 @@ impl Seen {
         let work = running.runtime.block_on(look(&running.engine, &of))?;
         let protect = Hide::new(&running.plan.grants.workspace.protect).map_err(|e| told(&e))?;
         Ok(Self { running, roots, state, pulled, work, protect })
+    }
+
+    /// What lies in a mounted folder since the session began and the host would execute.
+    fn tell_planted(&self, printer: &mut Printer) -> Result<(), Failure> {
+        let session = &self.running.plan.session;
+        let place = session.workspace.as_ref().filter(|w| w.mode == WorkspaceMode::Mount);
+        let Some(place) = place else { return Ok(()) };
+        let since = chrono::DateTime::parse_from_rfc3339(session.started_at.as_str());
+        let since = since.map_or(0, |at| at.timestamp());
+        let found = work::planted(place.host.as_str().as_ref(), since).map_err(|e| told(&e))?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let host = self.host();
+        printer.warn(&format!("the host would execute these, new or changed in {host}:"));
+        for planted in &found {
+            let path = visible(&planted.path.to_string_lossy());
+            printer.say(&format!("  {path}: {}", visible(&planted.why)));
+        }
+        Ok(())
     }
 
     fn is_clone(&self) -> bool {

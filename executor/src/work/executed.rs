@@ -84,9 +84,14 @@ pub fn why(change: &Change) -> Option<String> {
     if change.is_executable() {
         return Some("it is executable".to_owned());
     }
-    let target = change.target()?;
+    link(&change.path, change.target()?)
+}
+
+/// Why a link is one of those: it leads out of the folder.
+#[must_use]
+pub fn link(path: &Path, target: &[u8]) -> Option<String> {
     let shown = String::from_utf8_lossy(target);
-    leads_out(&change.path, &shown).then(|| {
+    leads_out(path, &shown).then(|| {
         format!("a link out of the folder, to {}", bottle_planner::escape::visible(&shown))
     })
 }

@@ -10,6 +10,7 @@ mod change;
 mod commits;
 pub mod executed;
 mod git;
+mod mounted;
 mod patch;
 mod save;
 mod spool;
@@ -35,6 +36,7 @@ use bring::Host;
 pub use change::{Change, How, Left};
 pub use commits::{Commit, Commits, CommitsError};
 pub use git::GitError;
+pub use mounted::{Planted, planted};
 pub use patch::Text;
 pub(crate) use save::SUMMARY;
 pub(crate) use save::save;
@@ -59,8 +61,8 @@ pub const PULLED: &str = "pulled.json";
 /// Why an agent's work could not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
-    /// The session works on no copy and no clone.
-    #[error("the session has no copy and no clone of a folder")]
+    /// The session works on no folder.
+    #[error("the session has no folder")]
     NoWorkspace,
     /// What holds the work is not there.
     #[error("expected {what}, found nothing")]
@@ -167,7 +169,8 @@ pub async fn look<E: Engine>(engine: &E, of: &Of<'_>) -> Result<Work, WorkError>
     match place.mode {
         WorkspaceMode::Copy => copied(engine, of, &place, hide, spool).await,
         WorkspaceMode::Clone => cloned(engine, of, &place, hide, spool).await,
-        WorkspaceMode::Mount | WorkspaceMode::None => Err(WorkError::NoWorkspace),
+        WorkspaceMode::Mount => mounted::mounted(engine, of, &place, spool).await,
+        WorkspaceMode::None => Err(WorkError::NoWorkspace),
     }
 }
 

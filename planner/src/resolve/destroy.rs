@@ -141,11 +141,15 @@ pub fn plan_destroy(
 
 /// What is saved of a session whose agent's container has this name.
 pub(crate) fn what_is_saved(session: &Session, grants: &Grants, container: &str) -> Save {
-    let place = session.workspace.as_ref();
-    let own = place.filter(|p| matches!(p.mode, WorkspaceMode::Copy | WorkspaceMode::Clone));
+    let work = session.workspace.as_ref().and_then(|place| match place.mode {
+        WorkspaceMode::Copy | WorkspaceMode::Clone => Some(place.inside.clone()),
+        // The files are the host's already; what was committed is in a repository of the session's.
+        WorkspaceMode::Mount => place.git.as_ref().map(|git| git.folder.clone()),
+        WorkspaceMode::None => None,
+    });
     Save {
         container: container.to_string(),
-        workspace: own.map(|place| place.inside.clone()),
+        workspace: work,
         transcripts: provider::transcripts(&grants.provider),
     }
 }

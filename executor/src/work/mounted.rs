@@ -1,0 +1,161 @@
+//! What an agent committed in a folder of the host's that was mounted, and what it left there that the
+//! host would execute. Its files are the host's already; its commits are in a repository of its own.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use bottle_planner::plan::WorkspacePlace;
+use rustix::fs::{AtFlags, Dir, FileType, statat};
+
+use super::arrival::{Arrival, Hashing, Item, Wants};
+use super::change::{Left, is_git};
+use super::commits::Commits;
+use super::executed;
+use super::spool::Spool;
+use super::{Of, Work, WorkError, blocking, read};
+use crate::engine::Engine;
+use crate::tree::{TreeError, open_folder, open_root, read_error};
+
+/// Reads the commits.
+pub(super) async fn mounted<E: Engine>(
+    engine: &E,
+    of: &Of<'_>,
+    place: &WorkspacePlace,
+    spool: Spool,
+) -> Result<Work, WorkError> {
+    let host = PathBuf::from(place.host.as_str());
+    let (Some(git), Some(start)) = (&place.git, place.commit.clone()) else {
+        return Ok(Work { changes: Vec::new(), left: Left::default(), commits: None, spool, host });
+    };
+    let from = |to| engine.read_container(of.container, git.folder.as_str(), to);
+    let (arrival, spool, _) = read(spool, All, Hashing::Blob, from).await?;
+    let arrival = as_git_folder(arrival, git.worktree.as_deref());
+    let (scratch, path) = (of.scratch.to_owned(), of.path.clone());
+    blocking(move || {
+        let commits = Commits::take(&arrival, &spool, &host, &start, &scratch, path.as_ref())?;
+        let (changes, left) = (Vec::new(), Left::default());
+        Ok(Work { changes, left, commits: Some(commits), spool, host })
+    })
+    .await
+}
+
+/// What arrived, as it would lie in the work tree of a clone: a linked worktree has a `HEAD` of its own.
+fn as_git_folder(arrival: Arrival, worktree: Option<&str>) -> Arrival {
+    let own_head = worktree.map(|name| Path::new("worktrees").join(name).join("HEAD"));
+    let own_head = own_head.and_then(|path| arrival.items.get(&path).cloned());
+    let git = Path::new(".git");
+    let moved = arrival.items.into_iter().map(|(path, item)| (git.join(path), item));
+    let mut items: std::collections::BTreeMap<PathBuf, Item> = moved.collect();
+    items.insert(git.to_owned(), Item::Folder);
+    if let Some(head) = own_head {
+        items.insert(git.join("HEAD"), head);
+    }
+    Arrival { items, special_bits: Vec::new() }
+}
+
+struct All;
+
+impl Wants for All {
+    fn skips(&mut self, _: &Path, _: bool) -> bool {
+        false
+    }
+
+    fn keeps(&mut self, _: &Path, _: &Item) -> bool {
+        true
+    }
+
+    fn seen(&mut self, _: &Path, _: &[u8]) {}
+}
+
+/// Something in the host's folder that the host would execute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planted {
+    /// Where, below the folder.
+    pub path: PathBuf,
+    /// What runs it.
+    pub why: String,
+}
+
+/// What was made or changed below a folder since then (seconds since the epoch) and the host would
+/// execute. Judged by the time the kernel notes a change at (`st_ctime`), which no program can set.
+/// The folder's own `.git` was out of reach.
+pub fn planted(root: &Path, since: i64) -> Result<Vec<Planted>, TreeError> {
+    let mut found = Vec::new();
+    let mut folders = vec![(PathBuf::new(), open_root(root)?)];
+    while let Some((below, folder)) = folders.pop() {
+        let shown = root.join(&below);
+        for entry in Dir::read_from(&folder).map_err(|e| read_error(&shown, e))? {
+            let entry = entry.map_err(|e| read_error(&shown, e))?;
+            let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
+            let path = below.join(&name);
+            if name == "." || name == ".." || path == Path::new(".git") {
+                continue;
+            }
+            // Gone since it was listed.
+            let Ok(stat) = statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            let fresh = stat.st_ctime >= since;
+            if kind == FileType::Directory {
+                if fresh && is_git(Path::new(&name)) {
+                    found.push(Planted { path, why: "git runs it".to_owned() });
+                } else if let Ok(opened) = open_folder(std::os::fd::AsFd::as_fd(&folder), &name, &shown) {
+                    folders.push((path, opened));
+                }
+                continue;
+            }
+            if !fresh {
+                continue;
+            }
+            let target = (kind == FileType::Symlink)
+                .then(|| rustix::fs::readlinkat(&folder, &name, Vec::new()).ok())
+                .flatten();
+            let is_file = kind == FileType::RegularFile;
+            let why = match executed::executed(&path) {
+                // A placeholder is empty: nothing to run.
+                Some(_) if is_file && stat.st_size == 0 => None,
+                Some(why) => Some(why.to_owned()),
+                None if is_file && stat.st_mode & 0o6000 != 0 => {
+                    Some("it runs with the rights of who owns it".to_owned())
+                }
+                None if is_file && stat.st_mode & 0o111 != 0 => Some("it is executable".to_owned()),
+                None => target.and_then(|to| executed::link(&path, to.as_bytes())),
+            };
+            if let Some(why) = why {
+                found.push(Planted { path, why });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_is_new_and_would_run_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| folder.path().join(path);
+        for path in [".git/hooks", ".vscode", "sub/.git", "src", ".husky"] {
+            fs::create_dir_all(at(path)).expect("made");
+        }
+        for path in [".git/hooks/pre-commit", ".vscode/tasks.json", "src/main.rs", "tool", "setuid"] {
+            fs::write(at(path), "x").expect("written");
+        }
+        fs::write(at(".envrc"), "").expect("written");
+        let mode = |path, mode| fs::set_permissions(at(path), fs::Permissions::from_mode(mode));
+        mode("tool", 0o755).expect("set");
+        mode("setuid", 0o4755).expect("set");
+        symlink("/etc", at("out")).expect("linked");
+        symlink("src", at("in")).expect("linked");
+        let found = planted(folder.path(), 0).expect("readable");
+        let paths: Vec<&str> = found.iter().map(|p| p.path.to_str().expect("UTF-8")).collect();
+        assert_eq!(paths, [".vscode/tasks.json", "out", "setuid", "sub/.git", "tool"]);
+        assert_eq!(planted(folder.path(), i64::MAX).expect("readable"), []);
+    }
+}

@@ -155,7 +155,16 @@ impl StandIn {
              RUN printf '{script}\\n' >/usr/local/bin/claude && chmod 755 /usr/local/bin/claude\n"
         );
         fs::write(folder.path().join("Dockerfile"), text).expect("written");
-        docker(&["build", "-q", "-t", &name, folder.path().to_str().expect("UTF-8")]).code(0);
+        docker(&[
+            "build",
+            "-q",
+            "--network",
+            "none",
+            "-t",
+            &name,
+            folder.path().to_str().expect("UTF-8"),
+        ])
+        .code(0);
         Self(name)
     }
 
@@ -377,4 +386,45 @@ agents:
         r#"{"type":"assistant","message":{"id":"a","usage":{"input_tokens":5,"output_tokens":6}}}"#;
     host.write(&format!("{saved}/transcript/one.jsonl"), message);
     assert_eq!(of(&[])[0]["tokens"]["output"], 6);
+}
+
+#[test]
+fn plan_apply_and_start_make_one_world_down_to_networks_and_sidecars() {
+    let host = host();
+    let session = unique("same");
+    // What was asked of the engine, less the plan's digest, which holds the time.
+    let world = || -> Vec<(String, Value)> {
+        let told = |name: String| {
+            let mut found = inspect(&name);
+            let mut kept = serde_json::Map::new();
+            for part in ["Config", "HostConfig", "Internal", "IPAM", "Options", "Labels", "Driver"]
+            {
+                kept.insert(part.into(), found[part].take());
+            }
+            kept["Config"]["Hostname"].take();
+            for labels in ["/Config/Labels/dev.bottle.plan", "/Labels/dev.bottle.plan"] {
+                let mut all = Value::Object(kept.clone());
+                if let Some(label) = all.pointer_mut(labels) {
+                    label.take();
+                }
+                if let Value::Object(fields) = all {
+                    kept = fields;
+                }
+            }
+            (name, Value::Object(kept))
+        };
+        host.leavings().into_iter().map(told).collect()
+    };
+    let plan =
+        ["plan", "works", "--manifest", "bottle.yaml", "--name", &session, "-o", "plan.json"];
+    host.run(&plan).code(0);
+    host.run(&["apply", "plan.json", "--yes"]).code(0);
+    let by_apply = world();
+    assert_eq!(by_apply.len(), 5, "{:?}", host.leavings());
+    host.run(&["destroy", &session, "--yes"]).code(0);
+    let start = ["start", "works", "--manifest", "bottle.yaml", "--name", &session];
+    host.run(&[&start[..], &["--yes", "--detach"]].concat()).code(0);
+    assert_eq!(by_apply, world());
+    // And a plan for it has nothing to do.
+    host.run(&[&plan[..6], &["--detailed-exitcode"]].concat()).code(0);
 }

@@ -80,7 +80,8 @@ impl Tmux {
 
     #[track_caller]
     fn shows(&self, text: &str) {
-        until(text, || self.does(&["capture-pane", "-p", "-S", "-200"]).contains(text));
+        // Lines that were broken at the edge are one.
+        until(text, || self.does(&["capture-pane", "-p", "-J", "-S", "-200"]).contains(text));
     }
 
     /// The settings of the shell's terminal; a shell that answers has it back.
@@ -310,4 +311,71 @@ fn over_ssh_and_without_any_terminal() {
     }
     let ran = ran(&mut command, b"end\n").code(9);
     assert!(ran.out.contains("said-end-"), "{ran:?}");
+}
+
+#[test]
+fn what_is_asked_is_shown_first_and_answered_one_by_one() {
+    // Whose the image of the sidecars is: no clean-up of the other host takes it.
+    let (_near, _) = up();
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = unique("asked");
+    let text = "FROM debian:bookworm-slim\nRUN ln -s /bin/true /usr/local/bin/claude\n";
+    std::fs::write(folder.path().join("Dockerfile"), text).expect("written");
+    docker(&[
+        "build",
+        "-q",
+        "--network",
+        "none",
+        "-t",
+        &image,
+        folder.path().to_str().expect("UTF-8"),
+    ])
+    .code(0);
+    let host =
+        Host::new().set("BOTTLE_IMAGE", &image).set("CLAUDE_CODE_OAUTH_TOKEN", "not-a-token");
+    let tmux = Tmux::open(&host, folder.path());
+    let session = unique("asked");
+    let bottle = bottle().display().to_string();
+    tmux.types(&format!(
+        "{bottle} run @claude --workspace none --detach --name {session}; echo code'='$?"
+    ));
+    tmux.shows("Carry out this plan? [y/N]");
+    for told in ["reach api.anthropic.com:443", "[auth:Bearer]", "run agent claude (built in)"] {
+        tmux.shows(told);
+    }
+    assert!(host.leavings().is_empty(), "nothing before the answer");
+    tmux.types("y");
+    tmux.shows("agents/claude.md? [y/N]");
+    tmux.types("y");
+    tmux.shows("code=0");
+    assert!(host.has("root/bottles/claude.md") && host.has("root/agents/claude.md"));
+
+    std::fs::remove_dir_all(host.at("root/state").join(&session)).expect("there");
+    let home = format!("bottle-home-{session}");
+    docker(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "-v",
+        &format!("{home}:/v"),
+        "debian:bookworm-slim",
+        "sh",
+        "-c",
+        "echo work >/v/work",
+    ])
+    .code(0);
+    tmux.types(&format!("clear; {bottle} cleanup; echo first'='$?"));
+    tmux.shows("things? [y/N]");
+    tmux.types("y");
+    tmux.shows("This loses work for good");
+    tmux.types("n");
+    tmux.shows("first=0");
+    assert_eq!(host.leavings(), std::slice::from_ref(&home));
+    tmux.types(&format!("clear; {bottle} cleanup; echo second'='$?"));
+    tmux.shows("this volume? [y/N]");
+    tmux.types("y");
+    tmux.shows("second=0");
+    assert!(host.leavings().is_empty());
+    docker(&["rmi", "-f", &image]);
 }

@@ -23,6 +23,7 @@ mod running;
 mod save;
 mod sessions;
 mod terminal;
+mod typed;
 mod world;
 
 use std::process::ExitCode;

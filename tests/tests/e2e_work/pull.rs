@@ -30,7 +30,7 @@ ln text second
 echo escape > \"$(printf 'esc\\033[2J\\nline')\"
 echo bytes > \"$(printf 'by\\377te')\"
 printf 'red\\033[31m \\342\\200\\256 bidi\\n' > marks
-truncate -s 3G sparse
+truncate -s 300M sparse
 ";
 
 fn project(host: &Host) {

@@ -15,6 +15,7 @@ use bottle_executor::rollback::{RolledBack, rollback};
 use bottle_executor::secrets::{MAX_BYTES, Prompter, Secret};
 use bottle_executor::state::Roots;
 use bottle_executor::tool::ToolBinary;
+use bottle_executor::work::{SAVED, Saved};
 use bottle_planner::escape::visible;
 use bottle_planner::plan::{Operation, Plan, SecretRef};
 use bottle_planner::resolve::owner_label;
@@ -29,6 +30,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::live::Live;
+use crate::load;
 use crate::output::Printer;
 use crate::own_binary;
 use crate::world;
@@ -222,6 +224,7 @@ fn report_applied(
         (Some(place), _) => {
             printer
                 .say(&format!("Session {identity} has ended; its record is {}", place.display()));
+            tell_saved(place, printer);
         }
         (None, Outcome::Verified) => {
             printer.say(&format!("Session {identity} is as the plan says; nothing was touched"));
@@ -229,6 +232,33 @@ fn report_applied(
         (None, _) => printer.say(&format!("Session {identity} is as the plan says")),
     }
     Ok(Exit::Ok)
+}
+
+/// What is in the record of the agent's work, and what is not.
+fn tell_saved(record: &Path, printer: &mut Printer) {
+    let text = load::text(&record.join(SAVED).join("summary.json")).unwrap_or_default();
+    let Ok(saved) = serde_json::from_str::<Saved>(&text) else { return };
+    let mut parts = Vec::new();
+    for (n, what) in [
+        (saved.files, "changed files as work.patch"),
+        (saved.commits, "commits as work.bundle"),
+        (saved.transcript, "files of its transcript"),
+    ] {
+        if n > 0 {
+            parts.push(format!("{n} {what}"));
+        }
+    }
+    if !parts.is_empty() {
+        printer.say(&format!("Its folder `{SAVED}` has {}", parts.join(", ")));
+    }
+    if saved.unpulled > 0 {
+        printer.say(&format!("not pulled of these files: {}", saved.unpulled));
+    }
+    let large: Vec<String> = saved.left_out.iter().map(|line| visible(line)).collect();
+    if !large.is_empty() {
+        printer
+            .say(&format!("left out: {}", large.join(", ").chars().take(400).collect::<String>()));
+    }
 }
 
 fn report_rolled_back(back: &RolledBack, printer: &mut Printer) -> Result<Exit, Failure> {

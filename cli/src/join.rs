@@ -6,13 +6,14 @@ use anstream::adapter::StripBytes;
 use bottle_executor::engine::EngineError;
 use bottle_executor::engine::console::{Pieces, Size, Streams};
 use futures_util::StreamExt as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::failure::Failure;
 use crate::output::Printer;
 use crate::terminal::{self, DetachKeys, Raw};
+use crate::typed::Typed;
 use crate::world;
 
 /// How long the last words of a program that has ended are waited for, in all.
@@ -50,8 +51,8 @@ pub async fn join(
     let mut resized = handler(SignalKind::window_change())?;
     let mut hung_up = handler(SignalKind::hangup())?;
     let mut terminated = handler(SignalKind::terminate())?;
-    let mut stdin = tokio::io::stdin();
-    let mut typed = [0; 4096];
+    let mut stdin =
+        Typed::begin().map_err(|e| Failure::error("standard input cannot be read").because(&e))?;
     let (mut reading, mut open) = (true, true);
     let mut unread = Vec::new();
     if let (true, Some(size)) = (terminal, terminal::size()) {
@@ -73,11 +74,11 @@ pub async fn join(
             biased;
             _ = hung_up.recv() => break Left::Asked(129),
             _ = terminated.recv() => break Left::Asked(143),
-            read = stdin.read(&mut typed), if reading && unread.len() < UNREAD => match read {
-                Ok(0) | Err(_) => reading = false,
-                Ok(length) if raw.is_none() => unread.extend_from_slice(&typed[..length]),
-                Ok(length) => {
-                    let (on, leave) = keys.filter(&typed[..length]);
+            read = stdin.next(), if reading && unread.len() < UNREAD => match read {
+                None => reading = false,
+                Some(typed) if raw.is_none() => unread.extend(typed),
+                Some(typed) => {
+                    let (on, leave) = keys.filter(&typed);
                     if leave {
                         break Left::Detached;
                     }

@@ -25,6 +25,7 @@ mod running;
 mod save;
 mod sessions;
 mod terminal;
+mod typed;
 mod usage;
 mod world;
 

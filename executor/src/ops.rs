@@ -12,8 +12,8 @@ use bottle_planner::document;
 use bottle_planner::plan::{
     Action, ActionId, AssembleImage, BuildImage, Connect, ContainerRef, ContainerSpec, Deliver,
     Effect, Expect, File, Folder, ImportImage, LABEL_IDENTITY, LABEL_OWNER, LABEL_PLAN, LABEL_SPEC,
-    MintCa, Mount, NetworkSpec, Operation, Placeholder, Plan, PullImage, Reload, RemoveFile,
-    Save, Upload, UploadSource, VolumeSpec,
+    MintCa, Mount, NetworkSpec, Operation, Placeholder, Plan, PullImage, Reload, RemoveFile, Save,
+    Upload, UploadSource, VolumeSpec,
 };
 use bottle_planner::policy::HostConfig;
 use bottle_planner::sidecar::{BIN, BINARY, SIDECAR_BINARY};

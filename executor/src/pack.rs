@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use crate::tree::{
-    FolderHash, Hide, Kind, Sum, TreeError, list, open_file, open_folder, open_root,
+    FolderHash, Hide, Kind, Opened, Sum, TreeError, list, open_file, open_folder, open_root,
 };
 
 /// Where a folder goes in an archive, and whose it will be.
@@ -83,6 +83,7 @@ impl<W: Write> Packer<'_, W> {
         for entry in list(self.root, folder, below, self.hide)? {
             let path = below.join(&entry.name);
             let at = self.place.below.join(&path);
+            let mut executable = false;
             let inner = match &entry.kind {
                 Kind::Folder => {
                     append_folder(self.archive, &at, 0o755, self.place.owner)?;
@@ -98,11 +99,13 @@ impl<W: Write> Packer<'_, W> {
                     self.sum.files += 1;
                     Sha256::digest(target).into()
                 }
-                Kind::File { executable } => {
-                    self.file(folder, &entry.name, &path, &at, *executable)?
+                Kind::File => {
+                    let inner;
+                    (inner, executable) = self.file(folder, &entry.name, &path, &at)?;
+                    inner
                 }
             };
-            hash.add(&entry, &inner);
+            hash.add(&entry, executable, &inner);
         }
         Ok(hash.finish())
     }
@@ -113,22 +116,21 @@ impl<W: Write> Packer<'_, W> {
         name: &OsStr,
         path: &Path,
         at: &Path,
-        executable: bool,
-    ) -> Result<[u8; 32], TreeError> {
-        let shown = self.root.join(path);
-        let (file, size) = open_file(folder, name, &shown)?;
+    ) -> Result<([u8; 32], bool), TreeError> {
+        let shown = || self.root.join(path);
+        let Opened { file, size, executable } = open_file(folder, name, &shown)?;
         let mode = if executable { 0o755 } else { 0o644 };
         let mut header = header(EntryType::Regular, mode, self.place.owner, size);
         let mut reader = Hashed { inner: file.take(size), hash: Sha256::new(), read: 0 };
         let written = self.archive.append_data(&mut header, at, &mut reader);
         // A header that promises more than follows would shift everything behind it.
         if reader.read != size {
-            return Err(TreeError::Changed { path: shown });
+            return Err(TreeError::Changed { path: shown() });
         }
         written.map_err(TreeError::Write)?;
         self.sum.files += 1;
         self.sum.bytes += size;
-        Ok(reader.hash.finalize().into())
+        Ok((reader.hash.finalize().into(), executable))
     }
 }
 

@@ -4,7 +4,7 @@
 //! followed, from the first component below the root on; owners, times and other permission bits
 //! are left out, because packing ([`crate::pack`]) does not keep them either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -119,17 +119,16 @@ pub fn digest(root: &Path, hide: &Hide) -> Result<Tree, TreeError> {
     Ok(sum.tree(raw))
 }
 
-/// The same, and everything that was found: its path, what it is, and hash and size of a file.
-pub(crate) fn index(
-    root: &Path,
-    hide: &Hide,
-    each: &mut dyn FnMut(PathBuf, &Kind, (Hash, u64)),
-) -> Result<Tree, TreeError> {
+/// The same, and everything that was found: its path, what it is, and what is in a file.
+pub(crate) fn index(root: &Path, hide: &Hide, each: &mut Each<'_>) -> Result<Tree, TreeError> {
     let folders = walk(root, hide)?;
     let mut sum = Sum::default();
     let raw = fold(&folders, Path::new(""), &mut sum, each);
     Ok(sum.tree(raw))
 }
+
+/// Whom [`index`] tells.
+pub(crate) type Each<'e> = dyn FnMut(PathBuf, &Kind, Content) + 'e;
 
 fn walk(root: &Path, hide: &Hide) -> Result<BTreeMap<PathBuf, Found>, TreeError> {
     let fd = open_root(root)?;
@@ -159,8 +158,11 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     Folder,
-    File { executable: bool },
-    Link { target: Vec<u8> },
+    /// What its mode is, is known once it was opened: a listing does not ask for it.
+    File,
+    Link {
+        target: Vec<u8>,
+    },
 }
 
 /// Opens the folder that a person named: links in *its* path are theirs.
@@ -178,19 +180,27 @@ pub(crate) fn open_folder(
     openat(parent, name, flags, Mode::empty()).map_err(|e| read_error(shown, e))
 }
 
-/// Opens a regular file, whatever took its place since it was listed; answers its size too.
+/// A regular file that was opened.
+pub(crate) struct Opened {
+    pub(crate) file: File,
+    pub(crate) size: u64,
+    pub(crate) executable: bool,
+}
+
+/// Opens a regular file, whatever took its place since it was listed.
 pub(crate) fn open_file(
     parent: BorrowedFd<'_>,
     name: &OsStr,
-    shown: &Path,
-) -> Result<(File, u64), TreeError> {
+    shown: &dyn Fn() -> PathBuf,
+) -> Result<Opened, TreeError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = openat(parent, name, flags, Mode::empty()).map_err(|e| read_error(shown, e))?;
-    let stat = fstat(&fd).map_err(|e| read_error(shown, e))?;
+    let fd = openat(parent, name, flags, Mode::empty()).map_err(|e| read_error(&shown(), e))?;
+    let stat = fstat(&fd).map_err(|e| read_error(&shown(), e))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(TreeError::Changed { path: shown.to_owned() });
+        return Err(TreeError::Changed { path: shown() });
     }
-    Ok((File::from(fd), u64::try_from(stat.st_size).unwrap_or(0)))
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    Ok(Opened { file: File::from(fd), size, executable: stat.st_mode & 0o100 != 0 })
 }
 
 /// What is in an open folder less what is hidden, sorted bytewise by name.
@@ -209,21 +219,25 @@ pub(crate) fn list(
         if name == "." || name == ".." || hide.hides(&path) {
             continue;
         }
-        let shown = root.join(&path);
-        let stat = match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            // Gone since it was listed.
-            Err(Errno::NOENT) => continue,
-            Err(error) => return Err(read_error(&shown, error)),
+        let shown = || root.join(&path);
+        // The listing says what it is, but on a few file systems.
+        let listed = match entry.file_type() {
+            FileType::Unknown => match statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                // Gone since it was listed.
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(read_error(&shown(), error)),
+            },
+            listed => listed,
         };
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
+        let kind = match listed {
             FileType::Directory => Kind::Folder,
-            FileType::RegularFile => Kind::File { executable: stat.st_mode & 0o100 != 0 },
+            FileType::RegularFile => Kind::File,
             FileType::Symlink => {
                 let target = readlinkat(folder, &name, Vec::new());
-                Kind::Link { target: target.map_err(|e| read_error(&shown, e))?.into_bytes() }
+                Kind::Link { target: target.map_err(|e| read_error(&shown(), e))?.into_bytes() }
             }
-            other => return Err(TreeError::Special { path: shown, kind: kind_name(other) }),
+            other => return Err(TreeError::Special { path: shown(), kind: kind_name(other) }),
         };
         entries.push(Entry { name, kind });
     }
@@ -265,11 +279,11 @@ impl FolderHash {
     }
 
     /// Adds an entry with the hash of what it holds: a folder's, a content's, or a target's.
-    pub(crate) fn add(&mut self, entry: &Entry, hash: &[u8]) {
+    pub(crate) fn add(&mut self, entry: &Entry, executable: bool, hash: &[u8]) {
         let kind: &[u8] = match entry.kind {
             Kind::Folder => b"d",
-            Kind::File { executable: false } => b"f",
-            Kind::File { executable: true } => b"x",
+            Kind::File if executable => b"x",
+            Kind::File => b"f",
             Kind::Link { .. } => b"l",
         };
         let name = entry.name.as_bytes();
@@ -299,11 +313,19 @@ impl Sum {
 
 pub(crate) type Hash = [u8; 32];
 
-/// What was found in one folder: entries, and for files hash and size once known.
+/// What is in a file, once it is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Content {
+    pub(crate) hash: Hash,
+    pub(crate) size: u64,
+    pub(crate) executable: bool,
+}
+
+/// What was found in one folder: entries, and what is in its files once known.
 #[derive(Default)]
 struct Found {
     entries: Vec<Entry>,
-    hashes: BTreeMap<OsString, (Hash, u64)>,
+    hashes: HashMap<OsString, Content>,
 }
 
 enum Job {
@@ -376,7 +398,7 @@ impl Work {
     ) -> Result<(), TreeError> {
         let folder = descend(root, top, &below)?;
         let entries = list(root, folder.as_ref().map_or(top, |f| f.as_fd()), &below, hide)?;
-        let files = entries.iter().filter(|e| matches!(e.kind, Kind::File { .. }));
+        let files = entries.iter().filter(|e| e.kind == Kind::File);
         let names: Vec<OsString> = files.map(|e| e.name.clone()).collect();
         let folders = entries.iter().filter(|e| e.kind == Kind::Folder);
         let mut jobs: Vec<Job> = folders.map(|e| Job::Folder(below.join(&e.name))).collect();
@@ -384,7 +406,7 @@ impl Work {
         let mut state = self.lock();
         state.open += jobs.len();
         state.jobs.extend(jobs);
-        state.folders.insert(below, Found { entries, hashes: BTreeMap::new() });
+        state.folders.insert(below, Found { entries, hashes: HashMap::new() });
         Ok(())
     }
 
@@ -400,20 +422,22 @@ impl Work {
         let folder = folder.as_ref().map_or(top, |f| f.as_fd());
         let mut hashes = Vec::with_capacity(names.len());
         for name in names {
-            let shown = root.join(below).join(&name);
-            let (mut file, _) = open_file(folder, &name, &shown)?;
+            let shown = || root.join(below).join(&name);
+            let mut opened = open_file(folder, &name, &shown)?;
             let mut hash = Sha256::new();
             let mut size = 0;
-            loop {
-                let read = |source| TreeError::Read { path: shown.clone(), source };
-                let n = file.read(buffer).map_err(read)?;
+            // One that is as long as it was said to be needs no further read to find its end.
+            while size < opened.size {
+                let read = |source| TreeError::Read { path: shown(), source };
+                let n = opened.file.read(buffer).map_err(read)?;
                 if n == 0 {
                     break;
                 }
                 hash.update(&buffer[..n]);
                 size += n as u64;
             }
-            hashes.push((name, (hash.finalize().into(), size)));
+            let executable = opened.executable;
+            hashes.push((name, Content { hash: hash.finalize().into(), size, executable }));
         }
         if let Some(found) = self.lock().folders.get_mut(below) {
             found.hashes.extend(hashes);
@@ -436,34 +460,28 @@ fn fold(
     folders: &BTreeMap<PathBuf, Found>,
     below: &Path,
     sum: &mut Sum,
-    each: &mut dyn FnMut(PathBuf, &Kind, (Hash, u64)),
+    each: &mut Each<'_>,
 ) -> Hash {
     let mut hash = FolderHash::new();
     let empty = Found::default();
     let found = folders.get(below).unwrap_or(&empty);
     for entry in &found.entries {
         let path = below.join(&entry.name);
-        let inner = match &entry.kind {
-            Kind::Folder => {
-                let inner = fold(folders, &path, sum, each);
-                each(path, &entry.kind, (inner, 0));
-                inner
-            }
+        let content = match &entry.kind {
+            Kind::Folder => Content { hash: fold(folders, &path, sum, each), ..Content::default() },
             Kind::Link { target } => {
                 sum.files += 1;
-                let inner = Sha256::digest(target).into();
-                each(path, &entry.kind, (inner, 0));
-                inner
+                Content { hash: Sha256::digest(target).into(), ..Content::default() }
             }
-            Kind::File { .. } => {
-                let (inner, size) = found.hashes.get(&entry.name).copied().unwrap_or_default();
+            Kind::File => {
+                let content = found.hashes.get(&entry.name).copied().unwrap_or_default();
                 sum.files += 1;
-                sum.bytes += size;
-                each(path, &entry.kind, (inner, size));
-                inner
+                sum.bytes += content.size;
+                content
             }
         };
-        hash.add(entry, &inner);
+        hash.add(entry, content.executable, &content.hash);
+        each(path, &entry.kind, content);
     }
     hash.finish()
 }

@@ -156,6 +156,7 @@ struct Seen {
     state: Root,
     pulled: Pulled,
     work: Work,
+    hide: Hide,
     protect: Hide,
 }
 
@@ -197,8 +198,10 @@ impl Seen {
             path: path(context),
         };
         let work = running.runtime.block_on(look(&running.engine, &of))?;
-        let protect = Hide::new(&running.plan.grants.workspace.protect).map_err(|e| told(&e))?;
-        Ok(Self { running, roots, state, pulled, work, protect })
+        let globs = &running.plan.grants.workspace;
+        let hide = Hide::new(&globs.hide).map_err(|e| told(&e))?;
+        let protect = Hide::new(&globs.protect).map_err(|e| told(&e))?;
+        Ok(Self { running, roots, state, pulled, work, hide, protect })
     }
 
     /// What lies in a mounted folder since the session began and the host would execute.
@@ -268,7 +271,7 @@ impl Seen {
         printer: &mut Printer,
     ) -> Result<(), Failure> {
         if let Some(commits) = commits {
-            show_commits(commits, printer)?;
+            show_commits(commits, &self.hide, printer)?;
         }
         if self.is_clone() && !(ordinary.is_empty() && executed.is_empty()) {
             let head = printer.paint_data(Colour::Bold, "Not committed:");
@@ -616,7 +619,7 @@ struct CommitsJson {
     other_branches: Vec<(String, u64)>,
 }
 
-fn show_commits(commits: &Commits, printer: &mut Printer) -> Result<(), Failure> {
+fn show_commits(commits: &Commits, hide: &Hide, printer: &mut Printer) -> Result<(), Failure> {
     let told = |e: &work::GitError| Failure::from_error(Exit::Error, e);
     let head = printer.paint_data(Colour::Bold, &counted_u64(commits.count, "commit"));
     printer.data(&format!("{head}\n"))?;
@@ -639,6 +642,16 @@ fn show_commits(commits: &Commits, printer: &mut Printer) -> Result<(), Failure>
         for (path, why) in run {
             printer.data(&format!("  {}: {why}\n", visible(&path.to_string_lossy())))?;
         }
+    }
+    // They never came in: `git add -A` takes them for deleted.
+    let is_hidden = |path: &&PathBuf| {
+        path.ancestors().any(|above| !above.as_os_str().is_empty() && hide.hides(above))
+    };
+    for path in paths.iter().filter(is_hidden) {
+        printer.warn(&format!(
+            "the commits change or delete {}, which `hide` keeps out",
+            path.to_string_lossy()
+        ));
     }
     for (branch, count) in &commits.others {
         let count = counted_u64(*count, "commit");

@@ -99,7 +99,9 @@ pub fn planted(root: &Path, since: i64) -> Result<Vec<Planted>, TreeError> {
             if kind == FileType::Directory {
                 if fresh && is_git(Path::new(&name)) {
                     found.push(Planted { path, why: "git runs it".to_owned() });
-                } else if let Ok(opened) = open_folder(std::os::fd::AsFd::as_fd(&folder), &name, &shown) {
+                } else if let Ok(opened) =
+                    open_folder(std::os::fd::AsFd::as_fd(&folder), &name, &shown)
+                {
                     folders.push((path, opened));
                 }
                 continue;
@@ -144,7 +146,8 @@ mod tests {
         for path in [".git/hooks", ".vscode", "sub/.git", "src", ".husky"] {
             fs::create_dir_all(at(path)).expect("made");
         }
-        for path in [".git/hooks/pre-commit", ".vscode/tasks.json", "src/main.rs", "tool", "setuid"] {
+        for path in [".git/hooks/pre-commit", ".vscode/tasks.json", "src/main.rs", "tool", "setuid"]
+        {
             fs::write(at(path), "x").expect("written");
         }
         fs::write(at(".envrc"), "").expect("written");

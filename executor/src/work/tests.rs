@@ -60,11 +60,12 @@ impl World {
 
     fn base(&self, hide: &Hide) -> Arc<Base> {
         let mut base = Base::new();
-        let mut each = |path: PathBuf, kind: &tree::Kind, (hash, size): (tree::Hash, u64)| {
+        let mut each = |path: PathBuf, kind: &tree::Kind, content: tree::Content| {
             let item = match kind {
                 tree::Kind::Folder => Item::Folder,
-                tree::Kind::File { executable } => {
-                    Item::File { hash, executable: *executable, size, kept: None }
+                tree::Kind::File => {
+                    let tree::Content { hash, size, executable } = content;
+                    Item::File { hash, executable, size, kept: None }
                 }
                 tree::Kind::Link { target } => Item::Link { target: target.clone() },
             };

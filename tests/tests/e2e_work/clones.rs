@@ -125,6 +125,9 @@ fn commits_come_back_as_a_branch() {
     assert_eq!(host.read("work/project/file"), "three\n");
 
     // The end keeps what no pull brought: all branches, and what is not committed.
+    git(&cloned.volume, &["add", "-A"]);
+    git(&cloned.volume, &["commit", "-qm", "all of it"]);
+    host.run(&["pull", session]).says("change or delete .env.example, which `hide` keeps out");
     let tip = git(&cloned.volume, &["rev-parse", "HEAD"]);
     host.run(&["destroy", session, "--yes"]).code(0);
     let bundle = host.at(&format!("root/history/{session}/saved/work.bundle"));

@@ -30,7 +30,7 @@ ln text second
 echo escape > \"$(printf 'esc\\033[2J\\nline')\"
 echo bytes > \"$(printf 'by\\377te')\"
 printf 'red\\033[31m \\342\\200\\256 bidi\\n' > marks
-truncate -s 3G sparse
+truncate -s 300M sparse
 ";
 
 fn project(host: &Host) {
@@ -147,7 +147,7 @@ fn nothing_is_left_where_all_was_pulled_or_nothing_done() {
 
 #[test]
 fn a_person_is_asked_twice() {
-    let host = host("echo 1 > plain; echo 2 > .envrc; exit 3", "");
+    let host = host("echo 1 > plain; echo 2 > .mise.toml; exit 3", "");
     project(&host);
     let session = unique("asked");
     host.run(&start(&session, "copy", &[])).code(3);
@@ -168,7 +168,7 @@ fn a_person_is_asked_twice() {
     yes.types("n\r");
     let (code, shown) = yes.ends();
     assert_eq!(code, Some(0), "{shown}");
-    assert!(host.has("work/project/plain") && !host.has("work/project/.envrc"));
+    assert!(host.has("work/project/plain") && !host.has("work/project/.mise.toml"));
 }
 
 #[test]
@@ -286,11 +286,11 @@ fn work_that_cannot_be_saved_keeps_the_session() {
     host.run(&["destroy", &session, "--yes"]).code(1).says("its work cannot be saved");
     assert_eq!(host.leavings(), before);
     host.run(&["pull", &session]).code(1).says("`bottle resume");
-    host.run(&["resume", &session, "--yes", "--detach"]).code(0);
+    host.run(&["resume", &session, "--manifest", "bottle.yaml", "--yes", "--detach"]).code(0);
     host.run(&["pull", &session, "--yes"]).code(0);
     assert_eq!(host.read("work/project/plain"), "1\n");
-    // A state folder that cannot be written stops it before anything goes, too.
-    host.write(&format!("root/state/{session}/saved"), "in the way");
+    // What is in the way in the state folder stops it before anything goes, too.
+    host.write(&format!("root/state/{session}/saved/work.patch/x"), "in the way");
     host.run(&["destroy", &session, "--yes"]).code(12).says("so nothing was removed");
     let volume = format!("bottle-work-{session}");
     assert!(host.leavings().contains(&volume), "{:?}", host.leavings());

@@ -30,15 +30,15 @@ mkdir -p vendor/lib && (cd vendor/lib && git init -q . && git config user.name A
   git config user.email ada@example.com && git commit -q --allow-empty -m lib)
 git add . 2>/dev/null && git commit -q -m one";
 
-/// What an agent does to have the host run something: `$TRAP` is a program that leaves a mark.
-/// Each line is one attempt, by itself.
+/// What an agent does to have the host run something: `$TRAP` is a program in the folder that leaves
+/// a mark, and `plant` writes such a one. Each line is one attempt, by itself.
 const ATTACKS: [&str; 25] = [
-    "cp \"$TRAP\" .git/hooks/pre-commit",
-    "mkdir -p .git/hooks && cp \"$TRAP\" .git/hooks/post-index-change",
+    "plant .git/hooks/pre-commit",
+    "mkdir -p .git/hooks && plant .git/hooks/post-index-change",
     "git config core.fsmonitor \"$TRAP\"",
     "git config core.sshCommand \"$TRAP\"",
     "git config alias.status \"!$TRAP\"",
-    "git config core.hooksPath \"$PWD\" && cp \"$TRAP\" pre-commit",
+    "git config core.hooksPath \"$PWD\" && plant pre-commit",
     "git config filter.x.clean \"$TRAP\" && echo '* filter=x' > .gitattributes",
     "git config diff.external \"$TRAP\"",
     "mv .git .git-away && cp -r .git-away .git && git -C . config core.fsmonitor \"$TRAP\"",
@@ -51,10 +51,10 @@ const ATTACKS: [&str; 25] = [
      && git -C vendor/lib config core.fsmonitor \"$TRAP\"",
     "mv vendor/lib vendor/away && git init -q vendor/lib && git -C vendor/lib config core.fsmonitor \"$TRAP\"",
     "echo \"$TRAP\" > .envrc",
-    "rm -f .envrc && cp \"$TRAP\" .envrc",
+    "rm -f .envrc && plant .envrc",
     "echo planted > .vscode/tasks.json",
     "mv .vscode v && mkdir .vscode && echo planted > .vscode/tasks.json",
-    "mkdir -p .husky && cp \"$TRAP\" .husky/pre-commit",
+    "mkdir -p .husky && plant .husky/pre-commit",
     "echo planted > .claude/settings.local.json",
     "mv .claude c && mkdir .claude && echo planted > .claude/settings.local.json",
     "mkdir -p .bottle/agents && echo planted > .bottle/agents/evil.md",
@@ -84,8 +84,7 @@ fn as_user(user: &User, at: &Path, script: &str) -> Ran {
 fn host() -> (Host, User) {
     let user = User::somebody();
     let host = Host::with_manifest(MANIFEST).owned_by(user.clone());
-    host.write("work/trap", &format!("#!/bin/sh\ntouch {}\n", host.at("work/ran").display()));
-    as_user(&user, &host.at("work"), "chmod 755 trap; mkdir code").code(0);
+    as_user(&user, &host.at("work"), "mkdir code").code(0);
     as_user(&user, &host.at("work/code"), REPOSITORY).code(0);
     (host, user)
 }
@@ -95,11 +94,13 @@ fn inside(session: &str, at: &str, script: &str) -> Ran {
 }
 
 /// Every attempt, each from where the one before left off.
-fn attack(mut run: impl FnMut(&str) -> Ran, trap: &str) -> Vec<String> {
+fn attack(mut run: impl FnMut(&str) -> Ran, host: &Host) -> Vec<String> {
+    let mark = host.at("work/ran").display().to_string();
+    let plant = format!("plant() {{ printf '#!/bin/sh\\ntouch {mark}\\n' > $1 && chmod 755 $1; }}");
     ATTACKS
         .iter()
         .map(|attempt| {
-            let done = run(&format!("TRAP={trap}; {attempt}"));
+            let done = run(&format!("{plant}; plant trap.sh; TRAP=$PWD/trap.sh; {attempt}"));
             format!("{attempt}: {:?} {}", done.status, done.err)
         })
         .collect()
@@ -110,13 +111,15 @@ fn nothing_that_an_agent_plants_runs_on_the_host() {
     let (host, user) = host();
     let session = unique("planted");
     let code = host.at("work/code").display().to_string();
-    let trap = host.at("work/trap").display().to_string();
     let before =
         as_user(&user, &host.at("work/code"), "ls -A; ls -A .git; cat .git/config").code(0);
     host.plans(&session, "plan.json", &["--workspace", "mount", "--cwd", &code]);
     host.run(&["apply", "plan.json", "--yes"]).code(0);
-    // The trap is where the agent cannot see it; what counts is that the host would run it.
-    let log = attack(|script| inside(&session, &code, script), &trap);
+    let log = attack(|script| inside(&session, &code, script), &host);
+    let told = host.run(&["pull", &session, "--json"]);
+    for planted in ["pre-commit", "trap.sh"] {
+        assert!(told.err.contains(planted), "{planted} is not told of: {}", told.err);
+    }
     as_user(&user, &host.at("work/code"), HOST);
     assert!(!host.has("work/ran"), "the host ran it:\n{}", log.join("\n"));
     // What is meant to be possible is.
@@ -140,7 +143,6 @@ fn nothing_that_an_agent_plants_runs_on_the_host() {
     // The twin: the same in a plain container that mounts the folder runs it all.
     let (host, user) = self::host();
     let code = host.at("work/code").display().to_string();
-    let trap = host.at("work/trap").display().to_string();
     let bind = format!("{code}:{code}");
     let runs = format!("{}:{}", user.uid, user.gid);
     attack(
@@ -150,7 +152,7 @@ fn nothing_that_an_agent_plants_runs_on_the_host() {
             let what = ["-w", &code, "debian:bookworm-slim", "sh", "-c", script];
             docker(&[&plain[..], &what[..]].concat())
         },
-        &trap,
+        &host,
     );
     as_user(&user, &host.at("work/code"), HOST);
     assert!(host.has("work/ran"), "the traps would never have gone off");
@@ -188,6 +190,10 @@ fn what_is_hidden_is_not_seen_and_git_is_the_agents_own() {
     host.run(&["apply", "again.json", "--yes"]).code(0);
     let log = inside(&session, &code, "git log --format=%s").code(0);
     assert_eq!(log.out, "two\none\n");
+    // They come back as a branch, and nothing else of the host's repository moves.
+    host.run(&["pull", &session, "--yes"]).code(0).prints("two");
+    let log = as_user(&user, &host.at("work/code"), &format!("git log --format=%s {branch}; git branch"));
+    assert_eq!(log.out, format!("two\none\n  {branch}\n* main\n"));
     // Another session cannot have the folder, nor one that holds it.
     let wider = host.at("work").display().to_string();
     for folder in [&code, &wider] {

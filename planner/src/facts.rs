@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 
 use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
 use crate::policy::{
-    Access, Auth, BuildNetwork, DlpAction, GitTransport, HostPattern, Isolation, Provider, Route,
-    Rule, Tls, WorkspaceMode,
+    Access, Auth, BuildNetwork, DlpAction, HostPattern, Isolation, Provider, Route, Rule, Tls,
+    WorkspaceMode,
 };
 
 /// One sentence about grants.
@@ -230,13 +230,11 @@ impl Facts {
     }
 
     fn git(&mut self, grants: &Grants) {
+        if let Some(base) = &grants.gate_base {
+            self.opaque("gate/base".to_string(), format!("build the git gate on {base}"));
+        }
         for (name, remote) in &grants.git {
-            let u = &remote.upstream;
-            let scheme = match u.transport {
-                GitTransport::Ssh => "ssh",
-                GitTransport::Https => "https",
-            };
-            let at = format!("{scheme}://{}:{}/{}", u.host, u.port, u.path);
+            let at = remote.upstream.url();
             self.opaque(format!("git/{name}"), format!("fetch from {at} as remote {name}"));
             self.opaque(
                 format!("git/{name}/credential"),

@@ -112,7 +112,8 @@ impl Uses {
                 .cloned()
                 .collect();
         if !plan.grants.git.is_empty() {
-            images.insert(gate::image(session.sidecar_user));
+            let base = plan.grants.gate_base.as_deref();
+            images.insert(gate::image(session.sidecar_user, base));
         }
         Self { images, tools: [session.tool.clone()].into() }
     }

@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 
 use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
 use crate::policy::{
-    Access, Auth, BuildNetwork, DlpAction, GitTransport, HostPattern, Isolation, Provider, Route,
-    Rule, Tls, Upstream, WorkspaceMode,
+    Access, Auth, BuildNetwork, DlpAction, HostPattern, Isolation, Provider, Route, Rule, Tls,
+    WorkspaceMode,
 };
 
 /// One sentence about grants.
@@ -231,8 +231,11 @@ impl Facts {
     }
 
     fn git(&mut self, grants: &Grants) {
+        if let Some(base) = &grants.gate_base {
+            self.opaque("gate/base".to_string(), format!("build the git gate on {base}"));
+        }
         for (name, remote) in &grants.git {
-            let at = upstream_text(&remote.upstream);
+            let at = remote.upstream.url();
             self.opaque(format!("git/{name}"), format!("fetch from {at} as remote {name}"));
             self.opaque(
                 format!("git/{name}/credential"),
@@ -277,15 +280,6 @@ impl Facts {
             self.restriction(format!("protect/{glob}"), format!("not write {glob} of the folder"));
         }
     }
-}
-
-/// Where a git upstream is, as a URL without a user.
-pub(crate) fn upstream_text(upstream: &Upstream) -> String {
-    let scheme = match upstream.transport {
-        GitTransport::Ssh => "ssh",
-        GitTransport::Https => "https",
-    };
-    format!("{scheme}://{}:{}/{}", upstream.host, upstream.port, upstream.path)
 }
 
 pub(crate) fn allow_text(at: &str, rule: &Rule, auth: Option<&Auth>) -> String {

@@ -18,14 +18,15 @@ pub fn volume(identity: &Identity) -> String {
     format!("bottle-mirrors-{identity}")
 }
 
-/// The whole Dockerfile. Packages are installed only where the base lacks them. The user has an
+/// The whole Dockerfile. Packages are installed only where the base lacks them; it then needs apt. The user has an
 /// entry in `passwd`, without which ssh does not start, and owns the mirrors: an empty volume takes
 /// over the folder that it is mounted on.
 #[must_use]
-pub fn dockerfile(user: User) -> String {
+pub fn dockerfile(user: User, base: Option<&str>) -> String {
     let User { uid, gid } = user;
+    let base = base.unwrap_or(DEFAULT_BASE);
     format!(
-        "FROM {DEFAULT_BASE}
+        "FROM {base}
 RUN if ! (command -v ssh && test -x \"$(git --exec-path)/git-daemon\" && \\
       test -s /etc/ssl/certs/ca-certificates.crt) >/dev/null 2>&1; then \\
       apt-get update && \\
@@ -42,8 +43,8 @@ RUN install -d -m 0700 -o {uid} -g {gid} {MIRRORS}
 
 /// The image's tag: the digest of what it is built from.
 #[must_use]
-pub fn image(user: User) -> String {
-    format!("bottle-gate:{}", Digest::of(dockerfile(user).as_bytes()).short())
+pub fn image(user: User, base: Option<&str>) -> String {
+    format!("bottle-gate:{}", Digest::of(dockerfile(user, base).as_bytes()).short())
 }
 
 #[cfg(test)]
@@ -51,10 +52,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_user_is_another_image() {
+    fn another_user_or_base_is_another_image() {
         let (one, other) = (User { uid: 1000, gid: 1000 }, User { uid: 1001, gid: 1000 });
-        assert_eq!(image(one), image(one));
-        assert_ne!(image(one), image(other));
-        assert!(dockerfile(other).contains("gate:x:1001:1000:"), "{}", dockerfile(other));
+        assert_eq!(image(one, None), image(one, Some(DEFAULT_BASE)));
+        assert_ne!(image(one, None), image(other, None));
+        assert_ne!(image(one, None), image(one, Some("debian:trixie-slim")));
+        let text = dockerfile(other, Some("debian:trixie-slim"));
+        assert!(text.starts_with("FROM debian:trixie-slim\n"), "{text}");
+        assert!(text.contains("gate:x:1001:1000:"), "{text}");
     }
 }

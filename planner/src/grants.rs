@@ -37,6 +37,10 @@ pub struct Grants {
     pub egress: EgressGrant,
     /// Git remotes, keys literal.
     pub git: BTreeMap<Name, GitRemote>,
+    /// What the git gate's image is built on, which sees its keys; `None` is `debian:bookworm-slim`,
+    /// and a bottle without git.
+    #[serde(default)]
+    pub gate_base: Option<String>,
     /// Who its commits are by.
     pub git_user: Option<GitUser>,
     /// How the host's folder is brought in.

@@ -17,6 +17,7 @@ use crate::document;
 use crate::gate;
 use crate::grants::{Grants, ImageGrant};
 use crate::lower::{Desired, lower};
+use crate::manifest::globs::is_image_reference;
 use crate::pem;
 use crate::plan::{
     Action, ActionId, ContainerSpec, Effect, Expect, FORMAT_VERSION, Intent, LABEL_IDENTITY,
@@ -421,7 +422,7 @@ impl Lint<'_> {
 
     fn image_name(&mut self, action: &Action, tag: &str) {
         let session = &self.plan.session;
-        let gate = gate::image(session.sidecar_user);
+        let gate = gate::image(session.sidecar_user, self.plan.grants.gate_base.as_deref());
         if tag != session.base_image && tag != session.agent_image && tag != gate {
             self.name(action, tag);
         }
@@ -648,6 +649,10 @@ impl Lint<'_> {
     fn images(&mut self) {
         let plan = self.plan;
         let session = &plan.session;
+        let gate_base = plan.grants.gate_base.as_deref();
+        if gate_base.is_some_and(|base| !is_image_reference(base)) {
+            self.say(LintRule::Images, "the git gate's base is no image reference".to_string());
+        }
         let base = crate::resolve::image_name(&plan.identity, &plan.grants.image);
         if session.base_image != base {
             let found = &session.base_image;

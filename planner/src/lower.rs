@@ -245,8 +245,11 @@ impl Lowering<'_> {
         );
         if !self.grants.git.is_empty() {
             let op = Operation::BuildImage(BuildImage {
-                tag: gate::image(self.session.sidecar_user),
-                dockerfile: gate::dockerfile(self.session.sidecar_user),
+                tag: self.gate_image(),
+                dockerfile: gate::dockerfile(
+                    self.session.sidecar_user,
+                    self.grants.gate_base.as_deref(),
+                ),
                 context: None,
                 network: BuildNetwork::Open,
                 labels: self.image_labels(),
@@ -503,6 +506,10 @@ impl Lowering<'_> {
         items
     }
 
+    fn gate_image(&self) -> String {
+        gate::image(self.session.sidecar_user, self.grants.gate_base.as_deref())
+    }
+
     fn git_gate(&mut self) {
         let (Some(listen), Some(egress)) =
             (self.address(Role::GitGate), self.address(Role::Egress))
@@ -539,7 +546,7 @@ impl Lowering<'_> {
         }
         let Some(place) = self.session.places.get(&Role::GitGate).cloned() else { return };
         let mut spec = self.sidecar_spec(Role::GitGate, &place.container, place.net, Some(egress));
-        spec.image = gate::image(self.session.sidecar_user);
+        spec.image = self.gate_image();
         spec.argv = vec![format!("{BIN}/{BINARY}"), "sidecar".to_string(), "git-gate".to_string()];
         spec.mounts.push(Mount::Bin { tool: self.session.tool.clone() });
         spec.mounts.extend(
@@ -1048,16 +1055,50 @@ fn gitconfig(grants: &Grants, mounted: Option<&AbsPath>) -> String {
             git_quote(&user.email)
         ));
     }
+    let mut led = BTreeMap::<String, BTreeSet<String>>::new();
+    let mut claimed = BTreeSet::new();
     for (name, remote) in &grants.git {
-        text.push_str(&format!("[url \"git://git-gate/{name}.git\"]\n"));
-        for spelling in spellings(&remote.upstream) {
+        let spellings = spellings(&remote.upstream);
+        claimed.extend(spellings.iter().cloned());
+        led.entry(format!("git://git-gate/{name}.git")).or_default().extend(spellings);
+    }
+    for remote in grants.git.values() {
+        for sibling in siblings(grants, &remote.upstream) {
+            if !claimed.contains(&sibling) {
+                led.entry(sibling.clone()).or_default().insert(sibling);
+            }
+        }
+    }
+    for (to, spellings) in led {
+        text.push_str(&format!("[url {}]\n", git_quote(&to)));
+        for spelling in spellings {
             text.push_str(&format!("\tinsteadOf = {}\n", git_quote(&spelling)));
         }
     }
     text
 }
 
+/// The beginnings of addresses that only begin like an upstream's: `insteadOf` matches prefixes, so
+/// `acme/web-x` would be led to the gate as well. The longest match wins: led to themselves, they
+/// stay what they are. Only over https and where a route names the host, since nothing else could
+/// reach them; what the gate is asked for all the same, it refuses in words of its own.
+fn siblings(grants: &Grants, upstream: &crate::policy::Upstream) -> Vec<String> {
+    /// What names of repositories are made of at forges.
+    const NAMES: &str = "-._0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let host = upstream.host.as_str();
+    if !grants.egress.routes.keys().any(|route| route.matches(host)) {
+        return Vec::new();
+    }
+    let bare = upstream.path.strip_suffix(".git").unwrap_or(&upstream.path);
+    let next = |stem: String| NAMES.chars().map(move |next| format!("{stem}{next}"));
+    let stem = format!("https://{host}/{bare}");
+    next(stem.clone()).chain(next(format!("{stem}.git"))).collect()
+}
+
 /// Every way the same upstream is written. Longest first is git's own rule, so order is free.
+///
+/// A path from the login's home and one from `/` are one repository at a forge and two on plain
+/// OpenSSH. Both lead to the gate: the one that is not the upstream could not be reached otherwise.
 fn spellings(upstream: &crate::policy::Upstream) -> BTreeSet<String> {
     let host = &upstream.host;
     let bare = upstream.path.strip_suffix(".git").unwrap_or(&upstream.path);
@@ -1069,14 +1110,23 @@ fn spellings(upstream: &crate::policy::Upstream) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for path in [bare.to_string(), format!("{bare}.git")] {
         all.insert(format!("ssh://{user}@{host}:{ssh_port}/{path}"));
+        if upstream.from_home {
+            all.insert(format!("ssh://{user}@{host}:{ssh_port}/~/{path}"));
+        }
         all.insert(format!("https://{host}:{https_port}/{path}"));
+        all.insert(format!("https://{host}:{https_port}/{path}/"));
         if ssh_port == 22 {
             all.insert(format!("ssh://{user}@{host}/{path}"));
             all.insert(format!("{user}@{host}:{path}"));
             all.insert(format!("{user}@{host}:/{path}"));
+            if upstream.from_home {
+                all.insert(format!("ssh://{user}@{host}/~/{path}"));
+                all.insert(format!("{user}@{host}:~/{path}"));
+            }
         }
         if https_port == 443 {
             all.insert(format!("https://{host}/{path}"));
+            all.insert(format!("https://{host}/{path}/"));
         }
     }
     all

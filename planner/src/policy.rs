@@ -5,6 +5,7 @@
 //! in which they were written.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -342,6 +343,23 @@ pub struct Upstream {
     pub port: u16,
     /// The path without a leading slash, as written: `acme/web.git`.
     pub path: String,
+    /// Whether the path begins at the login's home and not at `/`, as that of `user@host:path` and
+    /// of `ssh://user@host/~/path` does. Forges take both for the same; plain OpenSSH does not.
+    #[serde(default)]
+    pub from_home: bool,
+}
+
+impl Upstream {
+    /// The address, its port always said.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let Self { user, host, port, path, .. } = self;
+        match self.transport {
+            GitTransport::Https => format!("https://{host}:{port}/{path}"),
+            GitTransport::Ssh if self.from_home => format!("ssh://{user}@{host}:{port}/~/{path}"),
+            GitTransport::Ssh => format!("ssh://{user}@{host}:{port}/{path}"),
+        }
+    }
 }
 
 /// How a git upstream is reached.

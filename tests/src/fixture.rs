@@ -214,6 +214,7 @@ pub fn remote() -> GitRemote {
             host: HostPattern::new("git.example.com").expect("a valid host"),
             port: 22,
             path: "acme/web.git".into(),
+            from_home: false,
         },
         credential: GitCredential::IdentityFile { path: "~/.ssh/id_ed25519".into() },
         known_host_keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKey".into()].into(),

@@ -459,6 +459,10 @@ fn mutations() -> Vec<Mutation> {
             true
         }),
         (LintRule::Images, |p| {
+            p.grants.gate_base = Some("debian\nRUN evil".into());
+            true
+        }),
+        (LintRule::Images, |p| {
             p.session.agent_image = "evil:latest".into();
             true
         }),

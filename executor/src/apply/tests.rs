@@ -454,6 +454,7 @@ fn plan(parent: Option<Digest>, actions: Vec<Action>) -> Plan {
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
             egress: EgressGrant { routes: BTreeMap::new(), rules: None, pipelock: None },
+            gate_base: None,
             git: BTreeMap::new(),
             git_user: None,
             workspace: WorkspaceGrant {

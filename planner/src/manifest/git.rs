@@ -289,7 +289,9 @@ fn parse_upstream(text: &str) -> Result<Upstream, Refusal> {
         .ok_or(("expected ssh://user@host/path, git@host:path or https://host/path", ""))?;
     let (user, host) =
         authority.rsplit_once('@').ok_or(("an ssh upstream names its user", "git@host:path"))?;
+    let from_home = !path.starts_with(['/', '~']);
     build(GitTransport::Ssh, user, host, path)
+        .map(|upstream| Upstream { from_home: from_home || upstream.from_home, ..upstream })
 }
 
 fn authority(rest: &str) -> Result<(&str, &str), Refusal> {
@@ -320,6 +322,8 @@ fn build(
         "name the host, and give its address under `extra_hosts`",
     ))?;
     let path = path.trim_start_matches('/').trim_end_matches('/');
+    let home = path.strip_prefix("~/").filter(|_| transport == GitTransport::Ssh);
+    let (path, from_home) = (home.unwrap_or(path), home.is_some());
     let forbidden = |c: char| c.is_control() || c.is_whitespace() || "\\'\"`$?#;|&<>*".contains(c);
     if path.is_empty()
         || path.len() > 1024
@@ -329,7 +333,7 @@ fn build(
     {
         return Err(("expected a plain path to a repository after the host", ""));
     }
-    Ok(Upstream { transport, user: user.into(), host, port, path: path.into() })
+    Ok(Upstream { transport, user: user.into(), host, port, path: path.into(), from_home })
 }
 
 #[cfg(test)]
@@ -339,16 +343,23 @@ mod tests {
     #[test]
     fn spellings_of_an_upstream() {
         let show = |text: &str| match parse_upstream(text) {
-            Ok(u) => format!("{:?} {}@{}:{} {}", u.transport, u.user, u.host, u.port, u.path),
+            Ok(u) => u.url(),
             Err((why, _)) => why.to_string(),
         };
         for (text, expected) in [
-            ("ssh://git@github.com/acme/web.git", "Ssh git@github.com:22 acme/web.git"),
-            ("ssh://git@Git.Acme.Dev:2222/acme/web.git", "Ssh git@git.acme.dev:2222 acme/web.git"),
-            ("git@github.com:acme/web.git", "Ssh git@github.com:22 acme/web.git"),
-            ("git@github.com:/acme/web", "Ssh git@github.com:22 acme/web"),
-            ("https://github.com/acme/web.git", "Https @github.com:443 acme/web.git"),
-            ("https://git.acme.dev:8443/a", "Https @git.acme.dev:8443 a"),
+            ("ssh://git@github.com/acme/web.git", "ssh://git@github.com:22/acme/web.git"),
+            (
+                "ssh://git@Git.Acme.Dev:2222/acme/web.git",
+                "ssh://git@git.acme.dev:2222/acme/web.git",
+            ),
+            ("git@github.com:acme/web.git", "ssh://git@github.com:22/~/acme/web.git"),
+            ("git@github.com:/acme/web", "ssh://git@github.com:22/acme/web"),
+            ("git@h.dev:~ada/web", "ssh://git@h.dev:22/~ada/web"),
+            ("git@github.com:~/acme/web", "ssh://git@github.com:22/~/acme/web"),
+            ("ssh://git@h.dev:2222/~/acme/web", "ssh://git@h.dev:2222/~/acme/web"),
+            ("git@h.dev:~/../web", "expected a plain path to a repository after the host"),
+            ("https://github.com/acme/web.git", "https://github.com:443/acme/web.git"),
+            ("https://git.acme.dev:8443/a", "https://git.acme.dev:8443/a"),
             ("https://tok:x@github.com/a", "an address holds no credential"),
             ("https://tok@github.com/a", "an address holds no credential"),
             ("ssh://git:pw@github.com/a", "an address holds no credential"),

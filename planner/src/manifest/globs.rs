@@ -90,6 +90,11 @@ fn brackets(glob: &str) -> Result<(), &'static str> {
     if open { Err("a bracket has no partner") } else { Ok(()) }
 }
 
+/// Whether a text is an image reference.
+pub(crate) fn is_image_reference(text: &str) -> bool {
+    image_reference(text).is_ok()
+}
+
 /// An image reference: `[registry[:port]/]path[:tag][@sha256:digest]` (the grammar of the
 /// distribution project's `reference` package).
 pub(super) fn image_reference(text: &str) -> Result<(), &'static str> {

@@ -435,7 +435,8 @@ pub(super) static CONFIG: Table = Table {
             "base_image",
             Optional,
             Text,
-            "The base of built-in images. Default debian:bookworm-slim.",
+            "The base of built-in images and the git gate's, with apt-get. Default \
+             debian:bookworm-slim.",
         ),
         key(
             "history_days",

@@ -11,7 +11,7 @@ mod document;
 mod egress;
 mod extends;
 mod git;
-mod globs;
+pub(crate) mod globs;
 mod keys;
 mod overlay;
 mod presets;

@@ -52,6 +52,7 @@ impl Ground<'_> {
             secrets: secrets(&routes, &env, &git),
             env,
             egress: EgressGrant { routes, rules, pipelock: bottle.pipelock.clone() },
+            gate_base: self.snapshot.config.base_image.clone().filter(|_| !git.is_empty()),
             git,
             git_user: agent.git_user.clone().or_else(|| bottle.git_user.clone()),
             workspace: WorkspaceGrant {

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use serde::Serialize;
 
 use crate::escape::visible;
-use crate::facts::{rule_text, upstream_text};
+use crate::facts::rule_text;
 use crate::grants::{EnvGrant, ImageGrant};
 use crate::plan::Plan;
 use crate::policy::{Auth, HostConfig, Limits, Manifest, Origin, Provider, Route, SecretSource};
@@ -142,7 +142,7 @@ pub fn info(plan: &Plan, manifest: &Manifest, snapshot: &Snapshot) -> Info {
                 let mut may: Vec<String> = push.branches.iter().cloned().collect();
                 let more = [(push.tags, "tags"), (push.force, "force"), (push.delete, "delete")];
                 may.extend(more.iter().filter(|(may, _)| *may).map(|(_, what)| what.to_string()));
-                Remote { name: name.clone(), upstream: upstream_text(&remote.upstream), push: may }
+                Remote { name: name.clone(), upstream: remote.upstream.url(), push: may }
             })
             .collect(),
         egress: grants

@@ -19,6 +19,7 @@ use bottle_planner::words::{EnvName, Name, SecretName};
 use zeroize::Zeroizing;
 
 use super::git::{Git, words_of};
+use super::kept::Kept;
 use super::layout::Layout;
 use crate::leak_rules::leak_rules;
 use crate::log;
@@ -32,6 +33,7 @@ pub(super) struct Keys {
     layout: Layout,
     git: Git,
     settings: GateSettings,
+    kept: BTreeMap<Name, Kept>,
     held: Mutex<Held>,
     /// The detector for what is held, compiled when it is first wanted.
     detector: Mutex<Option<Detector>>,
@@ -46,11 +48,17 @@ struct Held {
 }
 
 impl Keys {
-    pub(super) fn new(layout: &Layout, git: &Git, settings: &GateSettings) -> Self {
+    pub(super) fn new(
+        layout: &Layout,
+        git: &Git,
+        settings: &GateSettings,
+        kept: BTreeMap<Name, Kept>,
+    ) -> Self {
         Self {
             layout: layout.clone(),
             git: git.clone(),
             settings: settings.clone(),
+            kept,
             held: Mutex::default(),
             detector: Mutex::default(),
         }
@@ -195,7 +203,10 @@ impl Keys {
         let public = listed.map_err(|error| failed("ssh-add -L", &error))?.stdout;
         std::fs::write(self.layout.public_key(remote), public)
             .map_err(|error| failed("its public half", &error))?;
-        self.hang_up(remote);
+        // The connection that was made with the key before ends, and the next begins.
+        if let Some(kept) = self.kept.get(remote) {
+            kept.again();
+        }
         Ok(())
     }
 
@@ -211,18 +222,6 @@ impl Keys {
             sleep(Duration::from_millis(2));
         }
         Ok(agent)
-    }
-
-    /// Ends the connection that was made with the key before.
-    fn hang_up(&self, remote: &Name) {
-        let socket = self.layout.connection(remote);
-        if socket.exists() {
-            let mut command = self.git.environment("ssh");
-            let done = command.args(["-O", "exit", "-S"]).arg(&socket).arg("upstream").status();
-            if done.is_err() {
-                let _ = std::fs::remove_file(socket);
-            }
-        }
     }
 }
 

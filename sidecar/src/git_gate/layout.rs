@@ -55,6 +55,11 @@ impl Layout {
         self.run.join(format!("{remote}.ssh"))
     }
 
+    /// The one that it reads for the connection that is kept.
+    pub(super) fn kept_config(&self, remote: &Name) -> PathBuf {
+        self.run.join(format!("{remote}.kept"))
+    }
+
     /// The socket of the ssh-agent that holds a remote's key, and nothing else.
     pub(super) fn agent(&self, remote: &Name) -> PathBuf {
         self.run.join(format!("{remote}.agent"))
@@ -65,13 +70,13 @@ impl Layout {
         self.run.join(format!("{remote}.pub"))
     }
 
-    /// The socket of the connection to a remote that is kept open for a while.
+    /// The socket of the connection to a remote that is kept open.
     pub(super) fn connection(&self, remote: &Name) -> PathBuf {
         self.run.join(format!("{remote}.ssh.sock"))
     }
 
-    /// Why a remote was not reached the last time. ssh drops what its proxy command says where it is
-    /// to keep a connection.
+    /// Why a remote was not reached the last time: what ssh's proxy command says is one of several
+    /// lines on git's standard error.
     pub(super) fn trouble(&self, remote: &Name) -> PathBuf {
         self.run.join(format!("{remote}.trouble"))
     }

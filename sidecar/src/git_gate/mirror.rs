@@ -13,7 +13,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::git::{Git, run};
+use super::git::{Done, Git, run};
+use super::kept::Kept;
 use super::layout::Layout;
 use super::setup::Way;
 use crate::log;
@@ -36,6 +37,8 @@ pub(super) struct Mirror {
     pub(super) folder: PathBuf,
     pub(super) way: Way,
     pub(super) git: Git,
+    /// What git's ssh goes over; none for https.
+    kept: Option<Kept>,
     /// Held by whoever changes refs.
     refs: Mutex<Refreshed>,
     /// Refreshes begun so far.
@@ -58,22 +61,19 @@ impl Mirror {
         git: &Git,
         name: &Name,
         remote: &GitRemote,
+        kept: Option<Kept>,
     ) -> io::Result<Self> {
         let folder = layout.mirror(name);
         std::fs::create_dir_all(&folder)?;
         clear(&folder)?;
-        let mut init = git.environment("git");
-        init.args(["init", "--quiet", "--bare", "--template=", "--"]).arg(&folder);
-        let done = run(&mut init, Vec::new(), LONGEST)?;
-        if !done.ok {
-            return Err(io::Error::other(format!("git init {name}: {}", done.words.trim())));
-        }
+        init(git, &folder, None)?;
         Ok(Self {
             name: name.clone(),
             remote: remote.clone(),
             folder,
             way: Way::to(layout, name, remote),
             git: git.clone(),
+            kept,
             refs: Mutex::default(),
             begun: AtomicU64::new(0),
         })
@@ -94,6 +94,7 @@ impl Mirror {
             return outcome.clone();
         }
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        self.connected().await;
         let (mirror, with_head) = (Arc::clone(self), !refs.has_head);
         let fetched = spawn_blocking(move || mirror.fetch(with_head));
         let outcome = match timeout(PATIENCE, fetched).await {
@@ -107,18 +108,30 @@ impl Mirror {
         outcome
     }
 
+    /// Returns once upstream can be asked without a handshake, or cannot be.
+    pub(super) async fn connected(&self) {
+        if let Some(kept) = &self.kept {
+            kept.ready().await;
+        }
+    }
+
     /// The sole right to change refs, until it is dropped.
     pub(super) async fn lock(&self) -> MutexGuard<'_, Refreshed> {
         self.refs.lock().await
     }
 
     fn fetch(&self, with_head: bool) -> Result<(), String> {
-        let mut command = self.git.at(&self.folder, None);
-        command.args(self.way.words());
-        command.args(["fetch", "--quiet", "--prune", "--no-tags", "--atomic"]);
-        command.args(["--no-write-fetch-head", "--no-auto-maintenance", "--"]);
-        command.arg(&self.way.url).args(MIRRORED);
-        let done = run(&mut command, Vec::new(), LONGEST).map_err(|error| error.to_string())?;
+        let mut done = self.fetch_refs().map_err(|error| error.to_string())?;
+        if done.words.lines().any(is_of_format) {
+            let format = self.other_format().map_err(|error| error.to_string())?;
+            // Nothing is in a mirror that upstream does not have. The folder itself stays: git daemon
+            // is in it already.
+            empty(&self.folder)
+                .and_then(|()| init(&self.git, &self.folder, Some(format)))
+                .and_then(|()| self.fetch_refs())
+                .map(|again| done = again)
+                .map_err(|error| error.to_string())?;
+        }
         if !done.ok {
             return Err(self.tell(&done.words));
         }
@@ -127,6 +140,22 @@ impl Mirror {
         }
         self.put_packs_together();
         Ok(())
+    }
+
+    /// The format that the mirror does not have.
+    fn other_format(&self) -> io::Result<&'static str> {
+        let mut command = self.git.at(&self.folder, None);
+        let done = run(command.args(["rev-parse", "--show-object-format"]), Vec::new(), LONGEST)?;
+        Ok(if done.out.starts_with(b"sha256") { "sha1" } else { "sha256" })
+    }
+
+    fn fetch_refs(&self) -> io::Result<Done> {
+        let mut command = self.git.at(&self.folder, None);
+        command.args(self.way.words());
+        command.args(["fetch", "--quiet", "--prune", "--no-tags", "--atomic"]);
+        command.args(["--no-write-fetch-head", "--no-auto-maintenance", "--"]);
+        command.arg(&self.way.url).args(MIRRORED);
+        run(&mut command, Vec::new(), LONGEST)
     }
 
     /// Which branch a clone begins on.
@@ -179,6 +208,36 @@ impl Mirror {
             Err(error) => log::warn("packs stay as they are", &[("why", &error)]),
         }
     }
+}
+
+/// Makes a mirror, or leaves it as it is.
+fn init(git: &Git, folder: &Path, format: Option<&str>) -> io::Result<()> {
+    let mut command = git.environment("git");
+    command.args(["init", "--quiet", "--bare", "--template="]);
+    command.args(format.map(|format| format!("--object-format={format}")));
+    let done = run(command.arg("--").arg(folder), Vec::new(), LONGEST)?;
+    match done.ok {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("git init: {}", done.words.trim()))),
+    }
+}
+
+fn empty(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether git says that upstream names its objects by another hash: over either of its protocols.
+fn is_of_format(words: &str) -> bool {
+    words.starts_with("fatal: mismatched algorithms")
+        || words == "fatal: Server does not support this repository's object format"
 }
 
 /// Removes locks and half-written objects. The gate is the only one who writes here, and has just

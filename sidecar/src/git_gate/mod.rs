@@ -1,6 +1,6 @@
 //! The git gate: the only place that has keys for git upstreams, and what stands before them.
 //!
-//! `git daemon` serves a mirror of each upstream to the agent. It asks the gate before each request,
+//! A `git daemon` a connection serves a mirror of an upstream to the agent ([`front`]). It asks the gate before each request,
 //! which refreshes that mirror; `receive-pack` asks it before any ref changes, and the gate looks at
 //! what is new, scans it, and passes it on to upstream. Both ask through the `bottle` binary under
 //! another name ([`tools`]). The gate reaches upstream through egress alone.
@@ -13,7 +13,9 @@
 mod ask;
 mod connect;
 mod forward;
+mod front;
 mod git;
+mod kept;
 mod keys;
 mod layout;
 mod mirror;
@@ -30,7 +32,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,11 +43,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
-use tokio::process::{Child, Command};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::decisions::{DecisionLog, Entry};
 use crate::pid1::{self, Asked, Signals};
@@ -55,7 +55,9 @@ use crate::settings::{Loaded, SettingsError, applied, load};
 use crate::{Places, State, exit, log};
 
 use ask::{Answer, Ask, send};
-use git::{Git, run};
+use front::Daemon;
+use git::Git;
+use kept::Kept;
 use keys::Keys;
 use layout::Layout;
 use mirror::Mirror;
@@ -63,12 +65,8 @@ use push::Verdict;
 
 pub(crate) use tools::run_as_tool;
 
-/// Connections at once; git daemon turns more away.
-const CONNECTIONS: u32 = 64;
 /// Pushes that are looked at at once: each takes the threads and the memory there are.
 const PUSHES: usize = 2;
-/// How long git daemon may take to open its port.
-const DAEMON: Duration = Duration::from_secs(10);
 /// No question is longer: a thousand refs.
 const LONGEST_QUESTION: u64 = 8 << 20;
 /// How many seconds a push that upstream has may take to be seen in the mirror.
@@ -111,14 +109,17 @@ async fn serve(places: &Places, first: Loaded<GateSettings>) -> io::Result<()> {
     let settings = first.value;
     setup::write(&layout, &settings)?;
     let git = Git::new(&layout);
-    let mut mirrors = BTreeMap::new();
+    let (mut mirrors, mut connections) = (BTreeMap::new(), BTreeMap::new());
     for (name, remote) in &settings.remotes {
-        let mirror = Mirror::open(&layout, &git, name, remote)?;
+        let kept = (remote.upstream.transport == GitTransport::Ssh)
+            .then(|| Kept::new(&layout, &git, name, &remote.upstream));
+        connections.extend(kept.clone().map(|kept| (name.clone(), kept)));
+        let mirror = Mirror::open(&layout, &git, name, remote, kept)?;
         mirrors.insert(name.clone(), Arc::new(mirror));
     }
     let gate = Arc::new(Gate {
         mirrors,
-        keys: Arc::new(Keys::new(&layout, &git, &settings)),
+        keys: Arc::new(Keys::new(&layout, &git, &settings, connections)),
         decisions: Arc::new(DecisionLog::open(&places.output)?),
         plan: applied(&places.input),
         pushes: Semaphore::new(PUSHES),
@@ -130,27 +131,22 @@ async fn serve(places: &Places, first: Loaded<GateSettings>) -> io::Result<()> {
     tokio::spawn(answer_all(Arc::clone(&gate), bind(&layout.socket())?));
 
     let address = SocketAddr::from((settings.listen, GIT_GATE_PORT));
-    let mut daemon = daemon(&layout, &git, address, gate.mirrors.values())?;
-    until_open(&mut daemon, address).await?;
+    let daemon = Arc::new(Daemon::new(&layout, &git)?);
+    tokio::spawn(front::serve(Arc::clone(&gate), daemon, TcpListener::bind(address).await?));
     let mut state = State { loaded: Some(first.digest), error: None };
     state.write(&places.output)?;
     log::info("the git gate is ready", &[("address", &address)]);
     loop {
-        tokio::select! {
-            ended = daemon.wait() => {
-                return Err(io::Error::other(format!("git daemon ended: {}", ended?)));
+        match signals.next().await {
+            Asked::End => {
+                gate.decisions.flush();
+                return Ok(());
             }
-            asked = signals.next() => match asked {
-                Asked::End => {
-                    gate.decisions.flush();
-                    return Ok(());
-                }
-                // What it reads, it reads at its start: whatever changes is a new container.
-                Asked::Reload => match read(&places.input) {
-                    Ok(loaded) if Some(&loaded.digest) == state.loaded.as_ref() => {}
-                    Ok(_) => state.error = Some("new settings take a new container".into()),
-                    Err(error) => state.error = Some(error.to_string()),
-                },
+            // What it reads, it reads at its start: whatever changes is a new container.
+            Asked::Reload => match read(&places.input) {
+                Ok(loaded) if Some(&loaded.digest) == state.loaded.as_ref() => {}
+                Ok(_) => state.error = Some("new settings take a new container".into()),
+                Err(error) => state.error = Some(error.to_string()),
             },
         }
         if let Err(error) = state.write(&places.output) {
@@ -165,55 +161,6 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(socket),
     }
-}
-
-fn daemon<'a>(
-    layout: &Layout,
-    git: &Git,
-    address: SocketAddr,
-    served: impl Iterator<Item = &'a Arc<Mirror>>,
-) -> io::Result<Child> {
-    let mirrors = layout.mirrors.display();
-    // Not through `git`, which stays and would be what is ended in its place.
-    let programs = run(git.environment("git").arg("--exec-path"), Vec::new(), 4096)?.out;
-    let programs = String::from_utf8_lossy(&programs);
-    let mut command = git.environment(&format!("{}/git-daemon", programs.trim_end()));
-    command.args([
-        format!("--listen={}", address.ip()),
-        format!("--port={}", address.port()),
-        format!("--base-path={mirrors}"),
-        "--strict-paths".into(),
-        "--export-all".into(),
-        "--reuseaddr".into(),
-        "--informative-errors".into(),
-        "--enable=receive-pack".into(),
-        "--forbid-override=receive-pack".into(),
-        "--disable=upload-archive".into(),
-        "--forbid-override=upload-archive".into(),
-        format!("--access-hook={}", layout.tool(tools::Tool::Access).display()),
-        format!("--max-connections={CONNECTIONS}"),
-        "--init-timeout=30".into(),
-        "--timeout=3600".into(),
-        "--log-destination=none".into(),
-        "--".into(),
-    ]);
-    // With strict paths these are served and nothing beside or below them.
-    command.args(served.map(|mirror| &mirror.folder));
-    command.stdin(Stdio::null());
-    Command::from(command).kill_on_drop(true).spawn()
-}
-
-async fn until_open(daemon: &mut Child, address: SocketAddr) -> io::Result<()> {
-    let open = async {
-        while TcpStream::connect(address).await.is_err() {
-            if let Some(ended) = daemon.try_wait()? {
-                return Err(io::Error::other(format!("git daemon ended: {ended}")));
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-        Ok(())
-    };
-    timeout(DAEMON, open).await.unwrap_or_else(|_| Err(io::Error::other("git daemon is silent")))
 }
 
 /// Everything a question is answered from.

@@ -91,6 +91,7 @@ pub(super) async fn look(
 
 /// Hands a clean push on to upstream.
 pub(super) async fn pass_on(mirror: &Arc<Mirror>, asked: &Asked, push: Push) -> Verdict {
+    mirror.connected().await;
     let forwarded = spawn_blocking({
         let (mirror, asked) = (Arc::clone(mirror), asked.clone());
         move || forward(&mirror, asked.quarantine.as_deref(), &asked.updates)

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use bottle_planner::policy::{GitCredential, GitRemote, GitTransport};
+use bottle_planner::policy::{GitCredential, GitRemote, GitTransport, Upstream};
 use bottle_planner::sidecar::{GateSettings, UPSTREAM_CA};
 use bottle_planner::words::Name;
 
@@ -36,8 +36,12 @@ pub(super) fn write(layout: &Layout, settings: &GateSettings) -> io::Result<()> 
     std::fs::write(layout.trust(), trust)?;
     for (name, remote) in &settings.remotes {
         if remote.upstream.transport == GitTransport::Ssh {
-            let text = ssh_config(layout, name, settings.egress.into());
+            let (egress, nowhere) = (settings.egress.into(), Path::new("/dev/null"));
+            let port = remote.upstream.port;
+            let text = ssh_config(layout, name, egress, port, "no", &layout.trouble(name));
             std::fs::write(layout.ssh_config(name), text)?;
+            let text = ssh_config(layout, name, egress, port, "yes", nowhere);
+            std::fs::write(layout.kept_config(name), text)?;
         }
     }
     Ok(())
@@ -108,12 +112,20 @@ fn git_config(layout: &Layout, egress: SocketAddr) -> String {
     )
 }
 
-/// The pinned keys, the one key of this remote, and no way out but egress. A connection is kept for
-/// ten minutes, so that a push does not pay for two.
-fn ssh_config(layout: &Layout, remote: &Name, egress: SocketAddr) -> String {
-    let (tool, trouble) = (layout.tool(Tool::Connect), layout.trouble(remote));
+/// The pinned keys, the one key of this remote, and no way out but egress. `master` says whether it
+/// is for the connection that is kept or for what goes over it.
+fn ssh_config(
+    layout: &Layout,
+    remote: &Name,
+    egress: SocketAddr,
+    port: u16,
+    master: &str,
+    trouble: &Path,
+) -> String {
+    let tool = layout.tool(Tool::Connect);
     let connect = format!("{} {egress} %h %p {}", tool.display(), trouble.display());
     let settings: [(&str, String); 25] = [
+        ("Port", port.to_string()),
         ("UserKnownHostsFile", layout.input.join("known_hosts").display().to_string()),
         ("GlobalKnownHostsFile", "/dev/null".into()),
         ("StrictHostKeyChecking", "yes".into()),
@@ -136,15 +148,23 @@ fn ssh_config(layout: &Layout, remote: &Name, egress: SocketAddr) -> String {
         ("ServerAliveCountMax", "3".into()),
         ("LogLevel", "ERROR".into()),
         ("ProxyCommand", connect),
-        ("ControlMaster", "auto".into()),
+        ("ControlMaster", master.into()),
         ("ControlPath", layout.connection(remote).display().to_string()),
-        ("ControlPersist", "600".into()),
     ];
     let mut text = String::from("Host *\n");
     for (key, value) in settings {
         let _ = writeln!(text, "\t{key} {value}");
     }
     text
+}
+
+/// A path from the login's home is given as OpenSSH and forges both take it, `user@host:path`:
+/// forges do not know `/~/`. That form has no port, which ssh's configuration has.
+fn ssh_address(upstream: &Upstream) -> String {
+    match upstream.from_home {
+        true => format!("{}@{}:{}", upstream.user, upstream.host, upstream.path),
+        false => upstream.url(),
+    }
 }
 
 /// What git is told about one upstream: its address, and how it is reached.
@@ -159,31 +179,30 @@ pub(super) struct Way {
 impl Way {
     pub(super) fn to(layout: &Layout, name: &Name, remote: &GitRemote) -> Self {
         let upstream = &remote.upstream;
-        let (host, port, path) = (&upstream.host, upstream.port, &upstream.path);
         let (url, setting) = match upstream.transport {
             GitTransport::Ssh => {
                 let ssh = format!("core.sshCommand=ssh -F {}", layout.ssh_config(name).display());
-                (format!("ssh://{}@{host}:{port}/{path}", upstream.user), Some(ssh))
+                (ssh_address(upstream), Some(ssh))
             }
             GitTransport::Https => {
                 let helper = layout.tool(Tool::Credential);
                 let helper = format!("credential.helper={} {name}", helper.display());
                 let helper = (remote.credential != GitCredential::None).then_some(helper);
-                (format!("https://{host}:{port}/{path}"), helper)
+                (upstream.url(), helper)
             }
         };
         Self { url, settings: setting.into_iter().collect(), trouble: layout.trouble(name) }
     }
 
-    /// Why upstream was not reached, if that is why something failed; told once.
+    /// Why upstream was not reached, if that is why something failed.
     pub(super) fn trouble(&self) -> Option<String> {
-        let trouble = std::fs::read_to_string(&self.trouble).ok()?;
-        std::fs::remove_file(&self.trouble).ok()?;
-        Some(trouble)
+        std::fs::read_to_string(&self.trouble).ok()
     }
 
-    /// The words of a git command that speaks with upstream, before its own.
+    /// The words of a git command that speaks with upstream, before its own. What became of an
+    /// earlier one is forgotten.
     pub(super) fn words(&self) -> impl Iterator<Item = &str> {
+        let _ = std::fs::remove_file(&self.trouble);
         self.settings.iter().flat_map(|setting| ["-c", setting.as_str()])
     }
 }

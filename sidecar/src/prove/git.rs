@@ -20,6 +20,9 @@ const NOTHING: &str = "0000000000000000000000000000000000000000";
 pub(super) fn attempts(targets: &Targets) -> Family {
     let mut all = Family::new("git");
     let Some(gate) = targets.sidecars.iter().find(|(name, ..)| name == "git-gate") else {
+        all.later(Expected::Refused, "git", "git's upstreams, their keys and the scan", async {
+            Outcome::NotTried("no git gate here: `bottle prove ID` tries a session's".into())
+        });
         return all;
     };
     let gate = SocketAddr::from((gate.1, GIT_GATE_PORT));

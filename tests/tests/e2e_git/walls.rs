@@ -78,6 +78,45 @@ fn the_gate_has_no_way_out_of_its_own_and_no_privilege() {
     world.down();
 }
 
+/// Egress knows the gate by its address: nobody else can have it, not even while the gate is down and
+/// not even as the agent container's root.
+#[test]
+fn the_gates_address_cannot_be_taken_while_it_is_down() {
+    let world = World::ssh("gitaddr", "");
+    let agent = format!("bottle-{}", world.session);
+    let networks = inspect(&world.gate())["NetworkSettings"]["Networks"].clone();
+    let net = &networks[format!("bottle-net-{}", world.session)];
+    let address = net["IPAMConfig"]["IPv4Address"].as_str().expect("a fixed address");
+    docker(&["stop", "-t", "1", &world.gate()]).code(0);
+    let upstream = world.upstream.url();
+    let at = upstream.split(['@', '/']).nth(3).expect("a host").to_owned();
+    // By giving the interface the address (SIOCSIFADDR), by binding to it although it is not there
+    // (IP_FREEBIND), as a proxy does (IP_TRANSPARENT), and by writing whole packets.
+    let script = format!(
+        "use Socket; my $to = sockaddr_in(9099, inet_aton('egress')); my $gate = inet_aton('{address}');
+         sub connects {{ my ($s) = @_; bind($s, sockaddr_in(0, $gate)) or return \"no: $!\";
+           connect($s, $to) or return \"no: $!\";
+           syswrite $s, \"CONNECT {at} HTTP/1.1\\r\\nHost: {at}\\r\\n\\r\\n\"; sysread $s, my $a, 12; $a }}
+         socket(my $i, PF_INET, SOCK_DGRAM, 0) or die;
+         print 'address: ', ioctl($i, 0x8916, pack('a16a16', 'eth0', sockaddr_in(0, $gate))) ? 'taken' : \"no: $!\", qq(\\n);
+         for my $option (15, 19) {{
+           socket(my $s, PF_INET, SOCK_STREAM, 0) or die;
+           my $set = setsockopt($s, 0, $option, pack('i', 1)) ? 'set' : \"no: $!\";
+           print \"option $option: $set, \", connects($s), qq(\\n); }}
+         print 'raw: ', socket(my $r, PF_INET, SOCK_RAW, 255) ? 'open' : \"no: $!\", qq(\\n);"
+    );
+    for user in ["0", "1000"] {
+        let tried = docker(&["exec", "-u", user, &agent, "perl", "-e", &script]).code(0).out;
+        let lines: Vec<&str> = tried.lines().collect();
+        assert_eq!(lines.len(), 4, "{tried}");
+        assert_eq!(lines[0], "address: no: Operation not permitted", "{tried}");
+        assert!(lines[1].starts_with("option 15: set, no: "), "{tried}");
+        assert!(lines[2].starts_with("option 19: no: Operation not permitted, no: "), "{tried}");
+        assert_eq!(lines[3], "raw: no: Operation not permitted", "{tried}");
+    }
+    world.down();
+}
+
 #[test]
 fn prove_tries_the_gate_of_a_running_session() {
     let world = World::ssh("gitprove", "");

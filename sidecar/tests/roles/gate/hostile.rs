@@ -130,9 +130,8 @@ fn names_and_packs_that_break_rules_break_nothing() {
     world.git("agent", &["fetch"]).good();
 }
 
-#[test]
-fn objects_that_fsck_refuses_are_refused() {
-    let world = World::new(json!({})).seeded();
+/// A commit whose folder holds `.git`, and this file beside it.
+fn bad_commit(world: &World, beside: Option<&[u8]>) -> String {
     // A folder that holds `.git`: checked out, it would be a repository's own.
     let blob = world.git("agent", &["hash-object", "-w", "README"]).good().out;
     let mut tree = Command::new("git")
@@ -142,10 +141,27 @@ fn objects_that_fsck_refuses_are_refused() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let entry = format!("100644 blob {}\t.git\n", blob.trim());
+    let mut entry = format!("100644 blob {}\t.git\n", blob.trim());
+    if let Some(bytes) = beside {
+        world.write("agent/beside", bytes);
+        let beside = world.git("agent", &["hash-object", "-w", "beside"]).good().out;
+        entry.push_str(&format!("100644 blob {}\tbeside\n", beside.trim()));
+    }
     tree.stdin.take().unwrap().write_all(entry.as_bytes()).unwrap();
     let tree = String::from_utf8(tree.wait_with_output().unwrap().stdout).unwrap();
-    let commit = world.git("agent", &["commit-tree", "-m", "x", tree.trim()]).good().out;
-    let spec = format!("{}:refs/heads/agent/x", commit.trim());
+    world.git("agent", &["commit-tree", "-m", "x", tree.trim()]).good().out.trim().to_owned()
+}
+
+#[test]
+fn objects_that_fsck_refuses_are_refused() {
+    let world = World::new(json!({})).seeded();
+    let spec = format!("{}:refs/heads/agent/x", bad_commit(&world, None));
     world.git("agent", &["push", "origin", &spec]).refused("fsck");
+    // Trees come before files in a pack: the gate has given up while the client still sends.
+    let mut bytes = vec![0; 24 << 20];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    let spec = format!("{}:refs/heads/agent/x", bad_commit(&world, Some(&bytes)));
+    for _ in 0..3 {
+        world.git("agent", &["push", "origin", &spec]).refused("fsck");
+    }
 }

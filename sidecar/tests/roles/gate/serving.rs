@@ -1,10 +1,12 @@
 //! Reading through the gate, and what an agent is told when upstream cannot be reached.
 
+use std::process::Command;
 use std::thread;
 
 use serde_json::json;
 
 use super::world::World;
+use crate::harness::wait_until;
 
 #[test]
 fn clones_fetches_and_pulls_see_what_upstream_has_now() {
@@ -67,6 +69,103 @@ fn refreshes(world: &World) -> usize {
     let log = std::fs::read_to_string(world.at("sshd.log")).unwrap();
     let opened = log.lines().filter(|line| line.contains("Starting session: command"));
     opened.count()
+}
+
+/// Handshakes with the ssh server so far.
+fn handshakes(world: &World) -> usize {
+    let log = std::fs::read_to_string(world.at("sshd.log")).unwrap();
+    log.lines().filter(|line| line.contains("Accepted publickey")).count()
+}
+
+#[test]
+fn a_connection_is_there_before_anybody_asks_and_is_the_only_one() {
+    let world = World::new(json!({}));
+    // Not asked for by anything but the delivery of the key.
+    wait_until("it is opened", || handshakes(&world) == 1);
+    let world = world.seeded();
+    world.write("agent/a", "a\n");
+    world.commit("agent", "one");
+    world.push("agent").good();
+    world.git("agent", &["fetch"]).good();
+    assert_eq!(handshakes(&world), 1);
+    // Lost, it is opened again by itself.
+    let mut ssh = Command::new("ssh");
+    ssh.args(["-O", "exit", "-S"]).arg(world.inside.path("run/web.ssh.sock")).arg("x");
+    assert!(ssh.output().unwrap().status.success());
+    wait_until("it is opened again", || handshakes(&world) == 2);
+    world.git("agent", &["fetch"]).good();
+    assert_eq!(handshakes(&world), 2);
+}
+
+#[test]
+fn what_was_opened_with_the_key_before_is_not_used_with_the_next() {
+    let world = World::new(json!({})).seeded();
+    world.deliver("other-key", &json!({}));
+    world.git("agent", &["fetch"]).refused("Permission denied (publickey");
+    let before = handshakes(&world);
+    world.deliver("key", &json!({}));
+    wait_until("it is opened", || handshakes(&world) > before);
+}
+
+#[test]
+fn a_path_from_the_logins_home_is_one_there_and_one_from_the_root_is_not() {
+    let home = std::env::home_dir().unwrap();
+    let below = tempfile::Builder::new().prefix("bottle-gate-").tempdir_in(&home).unwrap();
+    let path = below.path().join("web.git");
+    let path = path.strip_prefix(&home).unwrap();
+    let at_home = |from_home: bool| {
+        let upstream = json!({"path": path, "from_home": from_home});
+        let world = World::with(json!({}), &json!({}), json!({"upstream": upstream}));
+        let link = below.path().join("web.git");
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(world.at("web.git"), link).unwrap();
+        world
+    };
+    let world = at_home(true).seeded();
+    world.write("agent/a", "a\n");
+    world.commit("agent", "one");
+    world.push("agent").good();
+    assert!(world.refs().contains("refs/heads/agent/work"));
+    let world = at_home(false);
+    let listed = world.git(".", &["ls-remote", &world.url()]);
+    listed.refused("does not appear to be a git repository");
+}
+
+#[test]
+fn another_repository_whose_name_begins_alike_is_none_of_the_remotes() {
+    let world = World::new(json!({})).seeded();
+    let url = format!("{}-x.git", world.url());
+    let refused = world.git(".", &["ls-remote", &url]);
+    let refused =
+        refused.refused("/web-x.git is not one of this bottle's git remotes: web (ssh://");
+    assert!(!refused.err.contains("does not exist"), "{}", refused.err);
+    world
+        .git(".", &["ls-remote", &world.url().replace("web", "other")])
+        .refused("git remotes: web");
+    wait_until("it is logged", || {
+        world.inside.decisions().iter().any(|decision| decision["code"] == "no_route")
+    });
+}
+
+#[test]
+fn a_repository_with_sha256_names_is_mirrored_and_pushed_to() {
+    let world = World::new(json!({}));
+    std::fs::remove_dir_all(world.at("web.git")).unwrap();
+    world.git(".", &["init", "-q", "--bare", "--object-format=sha256", "web.git"]).good();
+    let upstream = world.at("web.git").display().to_string();
+    world.write("seed/README", "hello\n");
+    world.git("seed", &["init", "-q", "-b", "main", "--object-format=sha256"]).good();
+    world.commit("seed", "first");
+    world.git("seed", &["push", "-q", &upstream, "main"]).good();
+    world.clone_as("agent");
+    world.write("agent/a", "a\n");
+    let tip = world.commit("agent", "clean");
+    assert_eq!(tip.len(), 64);
+    world.push("agent").good();
+    assert!(world.refs().contains(&tip));
+    world.write("agent/s", format!("key = ghp_{}\n", "Zx8Qm2Lr7Tn4Vb9Kc3Hj6Gf1Dp5Ws0YaEuRi"));
+    world.commit("agent", "s");
+    world.push("agent").refused("s, line 1: github-pat");
 }
 
 #[test]

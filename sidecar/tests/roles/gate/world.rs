@@ -63,7 +63,8 @@ impl World {
     }
 
     /// The same with values to look for (`scan:NAME`), and changes to the gate's settings.
-    pub fn with(push: Value, values: &Value, changes: Value) -> Self {
+    /// `upstream` in them changes that of the remote.
+    pub fn with(push: Value, values: &Value, mut changes: Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (inside, outside) = (Session::new(), Session::new());
         let at = |name: &str| folder.path().join(name);
@@ -86,12 +87,16 @@ impl World {
         let mut granted =
             json!({"branches": ["agent/*"], "tags": false, "force": false, "delete": false});
         crate::harness::merge(&mut granted, push);
+        let mut address = json!({"transport": "ssh", "user": user.trim(), "host": "git.test",
+                                 "port": SSH, "path": upstream.strip_prefix("/").unwrap()});
+        if let Some(change) = changes.as_object_mut().unwrap().remove("upstream") {
+            crate::harness::merge(&mut address, change);
+        }
         let mut settings = json!({
             "protocol": 1, "listen": inside.address(Who::Gate),
             "egress": [outside.address(Who::Egress), 9099],
             "remotes": {"web": {
-                "upstream": {"transport": "ssh", "user": user.trim(), "host": "git.test",
-                             "port": SSH, "path": upstream.strip_prefix("/").unwrap()},
+                "upstream": address,
                 "credential": {"kind": "secret", "secret": "KEY"},
                 "known_host_keys": [], "extra_hosts": {}, "push": granted,
             }},

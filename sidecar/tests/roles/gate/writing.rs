@@ -109,25 +109,57 @@ fn a_push_from_a_shallow_clone_and_one_with_a_submodule_and_lfs_pointers() {
     world.push("shallow").good();
 }
 
+/// Runs this shell line in a clone after git was told of the remote's refs and before it pushes.
+fn before_pushing(world: &World, clone: &str, line: &str) {
+    let hook = world.at(&format!("{clone}/.git/hooks/pre-push"));
+    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    std::fs::write(&hook, format!("#!/bin/sh\n{line}\n")).unwrap();
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 #[test]
 fn of_pushes_to_one_ref_at_once_one_wins() {
     let world = World::new(json!({})).seeded();
+    let ready = world.at("ready");
+    std::fs::create_dir(&ready).unwrap();
     for n in 0..6 {
-        world.clone_as(&format!("clone-{n}"));
-        world.write(&format!("clone-{n}/file"), format!("{n}\n"));
-        world.commit(&format!("clone-{n}"), "work");
+        let clone = format!("clone-{n}");
+        world.clone_as(&clone);
+        world.write(&format!("{clone}/file"), format!("{n}\n"));
+        world.commit(&clone, "work");
+        // All were told the same.
+        let line = format!(
+            "touch {0}/{n}; until [ $(ls {0} | wc -l) -ge 6 ]; do sleep 0.01; done",
+            ready.display()
+        );
+        before_pushing(&world, &clone, &line);
     }
-    let won: usize = thread::scope(|scope| {
+    let won: Vec<usize> = thread::scope(|scope| {
         let world = &world;
         let pushes: Vec<_> =
             (0..6).map(|n| scope.spawn(move || world.push(&format!("clone-{n}")).ok)).collect();
-        pushes.into_iter().map(|push| usize::from(push.join().unwrap())).sum()
+        let ended = pushes.into_iter().map(|push| push.join().unwrap()).enumerate();
+        ended.filter(|(_, won)| *won).map(|(n, _)| n).collect()
     });
-    assert_eq!(won, 1);
-    let upstream = world.refs();
+    assert_eq!(won.len(), 1);
+    let winner = world.git(&format!("clone-{}", won[0]), &["rev-parse", "HEAD"]).good().out;
+    assert!(world.refs().contains(&format!("refs/heads/agent/work {}", winner.trim())));
     let listed = world.git("agent", &["ls-remote", "origin", "agent/work"]).good().out;
-    let id = listed.split('\t').next().unwrap();
-    assert!(upstream.contains(&format!("refs/heads/agent/work {id}")), "{upstream} {listed}");
+    assert!(listed.starts_with(winner.trim()), "{listed}");
+}
+
+#[test]
+fn the_second_of_two_does_not_move_what_the_first_made_even_forward() {
+    let world = World::new(json!({})).seeded();
+    world.write("agent/a", "a\n");
+    let first = world.commit("agent", "one");
+    world.write("agent/a", "b\n");
+    world.commit("agent", "two");
+    // Both make the branch; git alone would take the second for a move forward.
+    let line = format!("exec git push -q --no-verify {} HEAD~1:refs/heads/agent/work", world.url());
+    before_pushing(&world, "agent", &line);
+    world.push("agent").refused("stale info");
+    assert!(world.refs().contains(&format!("refs/heads/agent/work {first}")), "{}", world.refs());
 }
 
 #[test]
@@ -137,15 +169,12 @@ fn an_upstream_that_moved_meanwhile_is_not_overwritten() {
     world.write("agent/a", "a\n");
     world.commit("agent", "one");
     world.push("agent").good();
-    let hook = world.at("agent/.git/hooks/pre-push");
-    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
     // Between what the agent was told of upstream and its push, somebody else pushes.
-    let text = format!(
-        "#!/bin/sh\nexec git --git-dir={} update-ref refs/heads/agent/work refs/heads/main\n",
+    let line = format!(
+        "exec git --git-dir={} update-ref refs/heads/agent/work refs/heads/main",
         world.at("web.git").display()
     );
-    std::fs::write(&hook, text).unwrap();
-    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    before_pushing(&world, "agent", &line);
     world.git("agent", &["commit", "-q", "--amend", "-m", "two"]).good();
     world.git("agent", &["push", "--force", "origin", "HEAD"]).refused("stale info");
     let main = world.upstream(&["rev-parse", "main"]);

@@ -98,6 +98,12 @@ pub struct Commit {
 }
 
 impl Commits {
+    /// Whether a repository has no commit that anything names: one that was made anew.
+    pub(crate) fn none(arrival: &Arrival, spool: &Spool) -> Result<bool, CommitsError> {
+        let refs = Refs::read(arrival, spool)?;
+        Ok(refs.head.is_none() && refs.all.is_empty())
+    }
+
     /// Takes them out of what arrived.
     pub(crate) fn take(
         arrival: &Arrival,

@@ -33,9 +33,15 @@ pub(super) async fn mounted<E: Engine>(
     let arrival = as_git_folder(arrival, git.worktree.as_deref());
     let (scratch, path) = (of.scratch.to_owned(), of.path.clone());
     blocking(move || {
-        let commits = Commits::take(&arrival, &spool, &host, &start, &scratch, path.as_ref())?;
+        let commits = match Commits::none(&arrival, &spool)? {
+            true => None,
+            false => {
+                let path = path.as_ref();
+                Some(Commits::take(&arrival, &spool, &host, &start, &scratch, path)?)
+            }
+        };
         let (changes, left) = (Vec::new(), Left::default());
-        Ok(Work { changes, left, commits: Some(commits), spool, host })
+        Ok(Work { changes, left, commits, spool, host })
     })
     .await
 }

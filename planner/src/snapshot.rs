@@ -103,6 +103,9 @@ pub struct Engine {
     pub rootless: bool,
     /// Names of registered runtimes.
     pub runtimes: BTreeSet<String>,
+    /// Those registered so that they put nothing into cgroups: limits do not hold under them.
+    #[serde(default)]
+    pub without_limits: BTreeSet<String>,
     /// The cgroup version, 1 or 2.
     pub cgroup_version: u32,
 }

@@ -45,6 +45,7 @@ pub fn snapshot() -> Snapshot {
             api: (1, 41),
             rootless: false,
             runtimes: ["runc".into()].into(),
+            without_limits: [].into(),
             cgroup_version: 2,
         }),
         containers: BTreeMap::new(),

@@ -191,7 +191,8 @@ fn what_is_hidden_is_not_seen_and_git_is_the_agents_own() {
     assert_eq!(log.out, "two\none\n");
     // They come back as a branch, and nothing else of the host's repository moves.
     host.run(&["pull", &session, "--yes"]).code(0).prints("two");
-    let log = as_user(&user, &host.at("work/code"), &format!("git log --format=%s {branch}; git branch"));
+    let log =
+        as_user(&user, &host.at("work/code"), &format!("git log --format=%s {branch}; git branch"));
     assert_eq!(log.out, format!("two\none\n  {branch}\n* main\n"));
     // Another session cannot have the folder, nor one that holds it.
     let wider = host.at("work").display().to_string();

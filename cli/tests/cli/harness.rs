@@ -158,6 +158,7 @@ impl Host {
                 api: (1, 41),
                 rootless: false,
                 runtimes: ["runc".to_string()].into(),
+                without_limits: [].into(),
                 cgroup_version: 2,
             }),
             containers: BTreeMap::new(),

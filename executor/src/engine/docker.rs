@@ -275,6 +275,18 @@ impl Docker {
     }
 }
 
+/// Runtimes with gVisor's flag `--ignore-cgroups`.
+fn without_limits(runtimes: Option<&HashMap<String, api::Runtime>>) -> BTreeSet<String> {
+    let ignores = |runtime: &api::Runtime| {
+        let arguments = runtime.runtime_args.iter().flatten();
+        arguments
+            .map(|argument| argument.trim_start_matches('-'))
+            .any(|a| a == "ignore-cgroups" || a == "ignore-cgroups=true")
+    };
+    let all = runtimes.into_iter().flatten();
+    all.filter(|(_, runtime)| ignores(runtime)).map(|(name, _)| name.clone()).collect()
+}
+
 impl Engine for Docker {
     fn api(&self) -> (u32, u32) {
         self.said.api
@@ -287,6 +299,7 @@ impl Engine for Docker {
             version: info.server_version.unwrap_or_default(),
             api: self.said.api,
             rootless: info.security_options.iter().flatten().any(|o| o.contains("rootless")),
+            without_limits: without_limits(info.runtimes.as_ref()),
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
             cgroup_version: match info.cgroup_version {
                 Some(api::SystemInfoCgroupVersionEnum::_2) => 2,

@@ -172,6 +172,7 @@ impl MemoryEngine {
             api: (1, 41),
             rootless: false,
             runtimes: BTreeSet::from(["runc".to_owned()]),
+            without_limits: BTreeSet::new(),
             cgroup_version: 2,
         };
         let answer = |_: &str, _: &[String]| ExecResult { code: 0, output: String::new() };

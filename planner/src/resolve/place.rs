@@ -325,8 +325,17 @@ impl Ground<'_> {
     }
 
     fn runtime(&mut self, isolation: Isolation) -> Option<String> {
-        let registered =
-            self.snapshot.engine.as_ref().is_some_and(|engine| engine.runtimes.contains(RUNSC));
+        let engine = self.snapshot.engine.as_ref();
+        let registered = engine.is_some_and(|engine| engine.runtimes.contains(RUNSC));
+        if isolation != Isolation::Container
+            && engine.is_some_and(|engine| engine.without_limits.contains(RUNSC))
+        {
+            self.notice(
+                "limits_not_held",
+                "runsc is registered with --ignore-cgroups: limits of memory, processes and \
+                 processor do not hold for the agent",
+            );
+        }
         match isolation {
             Isolation::Container => None,
             Isolation::Auto if registered => Some(RUNSC.to_string()),

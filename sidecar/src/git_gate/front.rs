@@ -102,7 +102,7 @@ pub(super) async fn serve(gate: Arc<Gate>, daemon: Arc<Daemon>, listener: TcpLis
 async fn connection(gate: &Gate, daemon: &Daemon, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Ok(asked) = timeout(PATIENCE, request(&stream)).await else { return Ok(()) };
-    let asked = asked?;
+    let Some(asked) = asked? else { return Ok(()) };
     let Some(mirror) = gate.asked_for(&asked) else {
         let words = refusal(gate, &asked);
         let packet = format!("{:04x}ERR {words}", words.len() + 8);
@@ -133,18 +133,18 @@ async fn let_go(mut stream: TcpStream) -> io::Result<()> {
 
 /// The folder that is asked for, read without taking it from git daemon: the first packet is
 /// `git-upload-pack /web.git`, NUL, and what else is said (gitprotocol-pack(5)). Empty where it is
-/// something else.
-async fn request(stream: &TcpStream) -> io::Result<String> {
+/// something else, none where the client left: whoever only looks whether the gate is there.
+async fn request(stream: &TcpStream) -> io::Result<Option<String>> {
     let mut head = vec![0; LONGEST_REQUEST];
     loop {
         let n = stream.peek(&mut head).await?;
         if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Ok(None);
         }
         match packet(&head[..n]) {
             Packet::Part if n < head.len() => sleep(LOOK).await,
-            Packet::Part | Packet::Other => return Ok(String::new()),
-            Packet::Folder(folder) => return Ok(folder),
+            Packet::Part | Packet::Other => return Ok(Some(String::new())),
+            Packet::Folder(folder) => return Ok(Some(folder)),
         }
     }
 }

@@ -206,3 +206,25 @@ impl Way {
         self.settings.iter().flat_map(|setting| ["-c", setting.as_str()])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bottle_planner::policy::HostPattern;
+
+    use super::*;
+
+    #[test]
+    fn a_path_from_home_is_asked_for_as_forges_and_openssh_know_it() {
+        let mut upstream = Upstream {
+            transport: GitTransport::Ssh,
+            user: "git".into(),
+            host: HostPattern::new("git.example").unwrap(),
+            port: 2222,
+            path: "acme/web.git".into(),
+            from_home: true,
+        };
+        assert_eq!(ssh_address(&upstream), "git@git.example:acme/web.git");
+        upstream.from_home = false;
+        assert_eq!(ssh_address(&upstream), "ssh://git@git.example:2222/acme/web.git");
+    }
+}

@@ -93,12 +93,12 @@ fn the_gates_address_cannot_be_taken_while_it_is_down() {
     // By giving the interface the address (SIOCSIFADDR), by binding to it although it is not there
     // (IP_FREEBIND), as a proxy does (IP_TRANSPARENT), and by writing whole packets.
     let script = format!(
-        "use Socket; my $to = sockaddr_in(9099, inet_aton('egress')); my $gate = inet_aton('{address}');
-         sub connects {{ my ($s) = @_; bind($s, sockaddr_in(0, $gate)) or return \"no: $!\";
+        "use Socket; my $to = pack_sockaddr_in(9099, inet_aton('egress')); my $gate = inet_aton('{address}');
+         sub connects {{ my ($s) = @_; bind($s, pack_sockaddr_in(0, $gate)) or return \"no: $!\";
            connect($s, $to) or return \"no: $!\";
            syswrite $s, \"CONNECT {at} HTTP/1.1\\r\\nHost: {at}\\r\\n\\r\\n\"; sysread $s, my $a, 12; $a }}
          socket(my $i, PF_INET, SOCK_DGRAM, 0) or die;
-         print 'address: ', ioctl($i, 0x8916, pack('a16a16', 'eth0', sockaddr_in(0, $gate))) ? 'taken' : \"no: $!\", qq(\\n);
+         print 'address: ', ioctl($i, 0x8916, pack('a16a16', 'eth0', pack_sockaddr_in(0, $gate))) ? 'taken' : \"no: $!\", qq(\\n);
          for my $option (15, 19) {{
            socket(my $s, PF_INET, SOCK_STREAM, 0) or die;
            my $set = setsockopt($s, 0, $option, pack('i', 1)) ? 'set' : \"no: $!\";

@@ -122,16 +122,29 @@ fn of_pushes_to_one_ref_at_once_one_wins() {
     let world = World::new(json!({})).seeded();
     let ready = world.at("ready");
     std::fs::create_dir(&ready).unwrap();
+    // Each goes on where the one before ends: git alone would let all of them move the branch.
     for n in 0..6 {
         let clone = format!("clone-{n}");
         world.clone_as(&clone);
+        world.git(&clone, &["pull", "-q", "--ff-only", "../agent", "agent/work"]).good();
         world.write(&format!("{clone}/file"), format!("{n}\n"));
         world.commit(&clone, "work");
-        // All were told the same.
-        let line = format!(
+        world
+            .git("agent", &["pull", "-q", "--ff-only", &format!("../{clone}"), "agent/work"])
+            .good();
+        // All were told that there is no such branch; the first makes it, and the others go on.
+        let mut line = format!(
             "touch {0}/{n}; until [ $(ls {0} | wc -l) -ge 6 ]; do sleep 0.01; done",
             ready.display()
         );
+        if n > 0 {
+            let there = "rev-parse -q --verify refs/heads/agent/work >/dev/null";
+            let upstream = world.at("web.git");
+            line += &format!(
+                "; until git --git-dir={} {there}; do sleep 0.01; done",
+                upstream.display()
+            );
+        }
         before_pushing(&world, &clone, &line);
     }
     let won: Vec<usize> = thread::scope(|scope| {
@@ -141,8 +154,8 @@ fn of_pushes_to_one_ref_at_once_one_wins() {
         let ended = pushes.into_iter().map(|push| push.join().unwrap()).enumerate();
         ended.filter(|(_, won)| *won).map(|(n, _)| n).collect()
     });
-    assert_eq!(won.len(), 1);
-    let winner = world.git(&format!("clone-{}", won[0]), &["rev-parse", "HEAD"]).good().out;
+    assert_eq!(won, [0]);
+    let winner = world.git("clone-0", &["rev-parse", "HEAD"]).good().out;
     assert!(world.refs().contains(&format!("refs/heads/agent/work {}", winner.trim())));
     let listed = world.git("agent", &["ls-remote", "origin", "agent/work"]).good().out;
     assert!(listed.starts_with(winner.trim()), "{listed}");

@@ -22,6 +22,7 @@ bottles:
   box:
     provider: {command: [sleep, "86400"]}
     workspace: {modes: [copy, mount, none]}
+    isolation: container
     egress:
       routes: [{host: api.example.com, allow: [{access: read}]}]
 agents:
@@ -316,7 +317,7 @@ fn what_is_not_granted_cannot_be_forged_around_the_grants() {
         let place = p.session.workspace.as_mut().expect("a workspace");
         place.inside = word!(AbsPath, "/usr/bin");
     });
-    lint("session: isolation Auto does not go with runtime", &|p| {
+    lint("session: isolation Container does not go with runtime", &|p| {
         p.session.runtime = Some("nvidia".into());
     });
     lint("session: expected bottle-out-", &|p| {
@@ -377,8 +378,7 @@ fn a_lock_file_approves_grants_and_no_more() {
 
 #[test]
 fn a_wall_that_was_granted_stays() {
-    let host =
-        Host::with_manifest(&MANIFEST.replace("    egress:", "    isolation: gvisor\n    egress:"));
+    let host = Host::with_manifest(&MANIFEST.replace("isolation: container", "isolation: gvisor"));
     let snapshot = host.run(&["probe", "--manifest", "bottle.yaml", "--for", "demo"]).code(0).out;
     host.write("work/snapshot.json", &snapshot);
     host.plans(&unique("gvs"), "plan.json", &["--snapshot", "snapshot.json"]);

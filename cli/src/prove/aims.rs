@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bottle_executor::engine::{Engine, EngineError};
 use bottle_planner::plan::Plan;
 use bottle_planner::policy::Route;
+use bottle_planner::resolve::RUNSC;
 use bottle_planner::sidecar::{GIT_GATE_PORT, PIPELOCK_PORT, SUPERVISE_PORT};
 use bottle_planner::snapshot::ContainerState;
 use bottle_planner::words::Role;
@@ -103,6 +104,7 @@ pub fn aims(
         refused: refused.map(|host| (*host).to_owned()).collect(),
         git: git(plan),
         processes,
+        own_kernel: plan.session.runtime.as_deref() == Some(RUNSC),
     })
 }
 

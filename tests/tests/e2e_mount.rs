@@ -237,6 +237,6 @@ fn a_linked_worktree_brings_its_repository_along() {
     inside(&session, &side, commit).code(0);
     inside(&session, &side, "echo 'gitdir: /tmp/evil' > .git; mv .git away; rm .git");
     let log = as_user(&user, &host.at("work/side"), "git log --format=%s; git branch").code(0);
-    assert_eq!(log.out, "one\n+ main\n* side\n".replace("+ main", "+ main"));
+    assert_eq!(log.out, "one\n+ main\n* side\n");
     host.run(&["destroy", &session, "--yes"]).code(0);
 }

@@ -19,7 +19,7 @@ fn works(then: &str) -> String {
     )
 }
 
-fn begun(host: &Host, session: &str) {
+fn begun(session: &str) {
     until("the agent has worked", || {
         docker(&["exec", &format!("bottle-{session}"), "test", "-e", "/workspace/done"]).ok()
     });
@@ -87,7 +87,7 @@ fn a_terminal_that_is_closed() {
     let session = unique("closed");
     let words: Vec<String> = start(&session, "copy", &[]).into_iter().map(String::from).collect();
     let terminal = OnTerminal::run(&host, &words);
-    begun(&host, &session);
+    begun(&session);
     terminal.closes();
     // The agent goes on without the person.
     docker(&["exec", &format!("bottle-{session}"), "test", "-e", "/workspace/made"]).code(0);
@@ -103,7 +103,7 @@ fn a_killed_command_line() {
         let mut command = host.command(&start(&session, "copy", &[]));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("it starts");
-        begun(&host, &session);
+        begun(&session);
         let kill = ["-s", signal, &child.id().to_string()].map(String::from);
         ran(Command::new("kill").args(kill), b"").code(0);
         child.wait().expect("it ended");
@@ -123,7 +123,7 @@ fn an_agents_container_that_is_killed() {
     let host = with_project("sleep 86400", "");
     let session = unique("killed");
     host.run(&start(&session, "copy", &["--detach"])).code(0);
-    begun(&host, &session);
+    begun(&session);
     docker(&["kill", &format!("bottle-{session}")]).code(0);
     nothing_was_lost(&host, &session);
 }
@@ -223,6 +223,7 @@ impl Engine {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "what a failed test prints is shown with its failure")]
 impl Drop for Engine {
     fn drop(&mut self) {
         if std::thread::panicking() {

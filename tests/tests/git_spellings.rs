@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use bottle_planner::lint::lint;
 use bottle_planner::plan::Operation;
 use bottle_planner::policy::{HostPattern, Upstream};
 use bottle_planner::resolve::plan;
@@ -85,4 +86,26 @@ fn what_only_begins_alike_stays_what_it_is_where_a_route_leads_there() {
     // Nothing but the gate could answer: it says what it is asked for.
     let led = leads(&[("web", false)], false, &siblings[..1]);
     assert_eq!(led, ["git://git-gate/web.git-x"]);
+}
+
+#[test]
+fn the_gates_image_is_built_on_the_hosts_base_image() {
+    let (manifest, spec, mut snapshot) = fixture::typical(0);
+    let image = snapshot.images["debian:bookworm-slim"].clone();
+    snapshot.images.insert("debian:trixie-slim".into(), image);
+    let mut built = |base: Option<&str>| {
+        snapshot.config.base_image = base.map(String::from);
+        let plan = plan(&manifest, &spec, &snapshot).expect("it can be planned");
+        assert!(lint(&plan).is_empty());
+        let gate = plan.actions.into_iter().find(|action| action.id.0 == "image:gate");
+        match gate.expect("the gate's image is built").op {
+            Operation::BuildImage(build) => (build.tag, build.dockerfile),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (tag, dockerfile) = built(None);
+    assert!(dockerfile.starts_with("FROM debian:bookworm-slim\n"), "{dockerfile}");
+    let (other, dockerfile) = built(Some("debian:trixie-slim"));
+    assert!(dockerfile.starts_with("FROM debian:trixie-slim\n"), "{dockerfile}");
+    assert_ne!(tag, other);
 }

@@ -91,6 +91,8 @@ fn what_only_begins_alike_stays_what_it_is_where_a_route_leads_there() {
 #[test]
 fn the_gates_image_is_built_on_the_hosts_base_image() {
     let (manifest, spec, mut snapshot) = fixture::typical(0);
+    let image = snapshot.images["debian:bookworm-slim"].clone();
+    snapshot.images.insert("debian:trixie-slim".into(), image);
     let mut built = |base: Option<&str>| {
         snapshot.config.base_image = base.map(String::from);
         let plan = plan(&manifest, &spec, &snapshot).expect("it can be planned");

@@ -158,8 +158,11 @@ enum Packet {
 
 fn packet(bytes: &[u8]) -> Packet {
     let Some(length) = bytes.get(..4) else { return Packet::Part };
-    let length =
-        std::str::from_utf8(length).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
+    // A sign is no digit, whatever the standard library takes.
+    let digits = length.iter().all(u8::is_ascii_hexdigit).then_some(length);
+    let length = digits
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .and_then(|text| usize::from_str_radix(text, 16).ok());
     let Some(length) = length.filter(|length| (5..=LONGEST_REQUEST).contains(length)) else {
         return Packet::Other;
     };
@@ -207,9 +210,9 @@ mod tests {
 
     #[test]
     fn the_first_packet_is_read_in_any_piece() {
-        let whole = b"0028git-upload-pack /web.git\0host=a\0more";
-        assert_eq!(packet(&whole[..40]), Packet::Folder("/web.git".into()));
-        for end in 0..40 {
+        let whole = b"0024git-upload-pack /web.git\0host=a\0more";
+        assert_eq!(packet(&whole[..36]), Packet::Folder("/web.git".into()));
+        for end in 0..36 {
             assert_eq!(packet(&whole[..end]), Packet::Part, "{end}");
         }
         for other in [&b"GET / HTTP/1.1\r\n"[..], b"0000", b"ffff", b"+028git-x /y\0", b"0008abcd"]

@@ -271,7 +271,7 @@ fn every_kind_of_change_is_written() {
     assert_eq!((read("becomes-folder/x"), read("folder")), ("new\n".into(), "new\n".into()));
     assert_eq!((read("changed"), read("second")), ("new\n".into(), "new\n".into()));
     assert_eq!(fs::read_link(world.host().join("link")).expect("a link"), Path::new("changed"));
-    let mode = |name: &str| fs::metadata(world.host().join(name)).expect("there").mode() & 0o777;
+    let mode = |name: &str| fs::metadata(world.host().join(name)).expect("there").mode() & 0o7777;
     assert_eq!((mode("changed"), mode("mode")), (0o640, 0o755));
     assert!(!world.host().join("gone").exists(), "an empty folder goes with its last file");
     let (again, _) = world.changes(&tar, &[]).expect("read");

@@ -697,6 +697,9 @@ fn changes() -> Vec<Change> {
             })
         }),
         ("a mounted workspace", Verdict::Widened, |w| {
+            if let Some(seen) = &mut w.snapshot.workspace {
+                seen.mounted.get_or_insert_default();
+            }
             let asked = w.spec.workspace.as_mut();
             asked.is_some_and(|workspace| {
                 let was = workspace.mode.replace(WorkspaceMode::Mount);

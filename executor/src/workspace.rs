@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use bottle_planner::plan::{AssembleImage, BuildImage, User};
 use bottle_planner::policy::WorkspaceMode;
@@ -19,6 +19,7 @@ use crate::pack::{self, Placement};
 use crate::repository::{self, Repository};
 use crate::state::Roots;
 use crate::tree::{self, Hide, HideError, TreeError};
+use crate::work::git::{alone, last_words};
 
 /// Why a folder of the host was not packed.
 #[derive(Debug, thiserror::Error)]
@@ -306,28 +307,13 @@ pub(crate) fn git_says(
 ) -> Result<String, WorkspaceError> {
     let command = arguments.first().copied().unwrap_or_default().to_owned();
     let failed = |why: String| WorkspaceError::Git { command: command.clone(), why };
-    let mut git = Command::new("git");
-    git.env_clear();
-    if let Some(path) = path {
-        git.env("PATH", path);
-    }
-    git.env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_NO_LAZY_FETCH", "1")
-        .env("LC_ALL", "C")
-        .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
-        .args(["-c", "protocol.file.allow=always"])
-        .args(arguments)
-        .current_dir(at)
-        .stdin(Stdio::null());
+    let mut git = alone(path);
+    git.args(arguments).current_dir(at).stdin(Stdio::null());
     let output = git.output().map_err(|e| failed(e.to_string()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let words = String::from_utf8_lossy(&output.stderr);
-    let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    Err(failed(last.chars().take(300).collect()))
+    Err(failed(last_words(&output.stderr)))
 }
 
 pub(crate) fn text(path: &Path) -> Result<&str, WorkspaceError> {
@@ -338,6 +324,7 @@ pub(crate) fn text(path: &Path) -> Result<&str, WorkspaceError> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::os::unix::fs::PermissionsExt as _;
+    use std::process::Command;
 
     use super::*;
     use crate::tree;

@@ -16,6 +16,36 @@ pub struct GitError {
     pub why: String,
 }
 
+/// git with nothing of the user's or a repository's configuration that could run a program.
+pub(crate) fn alone(path: Option<&OsString>) -> Command {
+    let mut git = Command::new("git");
+    git.env_clear();
+    if let Some(path) = path {
+        git.env("PATH", path);
+    }
+    git.env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_ATTR_NOSYSTEM", "1")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_NO_REPLACE_OBJECTS", "1")
+        .env("GIT_NO_LAZY_FETCH", "1")
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .env("GIT_PAGER", "cat")
+        .env("LC_ALL", "C")
+        .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
+        .args(["-c", "core.attributesFile=/dev/null"])
+        .args(["-c", "protocol.allow=never", "-c", "protocol.file.allow=always"]);
+    git
+}
+
+/// What git said last, made visible.
+pub(crate) fn last_words(stderr: &[u8]) -> String {
+    let words = String::from_utf8_lossy(stderr);
+    let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no word");
+    let last: String = last.chars().take(300).collect();
+    bottle_planner::escape::visible(&last)
+}
+
 /// git in one repository.
 #[derive(Debug, Clone)]
 pub(crate) struct Git {
@@ -56,23 +86,8 @@ impl Git {
         let name = arguments.first().map(|a| a.as_ref().to_string_lossy().into_owned());
         let command = name.unwrap_or_default();
         let failed = |why: String| GitError { command: command.clone(), why };
-        let mut git = Command::new("git");
-        git.env_clear();
-        if let Some(path) = &self.path {
-            git.env("PATH", path);
-        }
-        git.env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_ATTR_NOSYSTEM", "1")
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_NO_REPLACE_OBJECTS", "1")
-            .env("GIT_NO_LAZY_FETCH", "1")
-            .env("GIT_OPTIONAL_LOCKS", "0")
-            .env("GIT_PAGER", "cat")
-            .env("LC_ALL", "C")
-            .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
-            .args(["-c", "core.attributesFile=/dev/null", "-c", "safe.directory=*"])
-            .args(["-c", "protocol.allow=never", "-c", "protocol.file.allow=always"])
+        let mut git = alone(self.path());
+        git.args(["-c", "safe.directory=*"])
             .args(["-c", "transfer.fsckObjects=true", "-c", "fetch.fsckObjects=true"])
             .args([
                 "-c",
@@ -103,9 +118,6 @@ impl Git {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        let words = String::from_utf8_lossy(&output.stderr);
-        let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no word");
-        let last: String = last.chars().take(300).collect();
-        Err(failed(bottle_planner::escape::visible(&last)))
+        Err(failed(last_words(&output.stderr)))
     }
 }

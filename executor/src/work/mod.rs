@@ -9,7 +9,7 @@ mod bring;
 mod change;
 mod commits;
 pub mod executed;
-mod git;
+pub(crate) mod git;
 mod mounted;
 mod patch;
 mod save;

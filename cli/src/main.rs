@@ -19,6 +19,7 @@ mod output;
 mod overlay;
 mod own_binary;
 mod plan_file;
+mod planted;
 mod prove;
 mod request;
 mod running;

@@ -13,7 +13,7 @@ use bottle_planner::words::{AbsPath, RelPath};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use rustix::fs::{AtFlags, Dir, FileType, statat};
 
-use crate::tree::{Hide, HideError, TreeError, open_folder, open_root, read_error};
+use crate::tree::{Hide, HideError, TreeError, open_below, open_root, read_error};
 
 /// Why a folder's facts are not known.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +41,10 @@ pub fn look(
     let rules = Rules { hide: Hide::new(hide)?, protect: protects(protect)? };
     let mut found = BTreeMap::new();
     let top = open_root(root)?;
-    let mut folders = vec![(PathBuf::new(), top)];
-    while let Some((below, folder)) = folders.pop() {
+    let mut folders = vec![PathBuf::new()];
+    while let Some(below) = folders.pop() {
         let shown = root.join(&below);
+        let folder = open_below(top.as_fd(), &below, &shown)?;
         for entry in Dir::read_from(&folder).map_err(|e| read_error(&shown, e))? {
             let entry = entry.map_err(|e| read_error(&shown, e))?;
             let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
@@ -78,8 +79,7 @@ pub fn look(
                 }
             }
             if is_folder {
-                let opened = open_folder(folder.as_fd(), &name, &root.join(&path))?;
-                folders.push((path, opened));
+                folders.push(path);
             }
         }
     }

@@ -16,7 +16,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use bottle_planner::snapshot::Tree;
 use bottle_planner::words::Digest;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, open, openat, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat, openat2, readlinkat,
+    statat,
+};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -169,6 +172,19 @@ pub(crate) enum Kind {
 pub(crate) fn open_root(root: &Path) -> Result<OwnedFd, TreeError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     open(root, flags, Mode::empty()).map_err(|e| read_error(root, e))
+}
+
+/// Opens a folder below an open one by its whole path: no part of it may be a link. For walks that
+/// keep paths of what they have not seen yet, since a descriptor each would soon be too many.
+pub(crate) fn open_below(
+    top: BorrowedFd<'_>,
+    below: &Path,
+    shown: &Path,
+) -> Result<OwnedFd, TreeError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let path = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    openat2(top, path, flags, Mode::empty(), resolve).map_err(|e| read_error(shown, e))
 }
 
 pub(crate) fn open_folder(

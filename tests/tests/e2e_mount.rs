@@ -120,6 +120,12 @@ fn nothing_that_an_agent_plants_runs_on_the_host() {
     for planted in ["pre-commit", "trap.sh"] {
         assert!(told.err.contains(planted), "{planted} is not told of: {}", told.err);
     }
+    // Also after a resume, which begins the plan's time anew, and where the session ends.
+    host.run(&["stop", &session]).code(0);
+    let resume = ["resume", &session, "--manifest", "bottle.yaml", "--yes", "--detach"];
+    host.run(&resume).code(0);
+    let told = host.run(&["pull", &session, "--json"]);
+    assert!(told.err.contains("trap.sh"), "{}", told.err);
     as_user(&user, &host.at("work/code"), HOST);
     assert!(!host.has("work/ran"), "the host ran it:\n{}", log.join("\n"));
     // What is meant to be possible is.
@@ -131,7 +137,7 @@ fn nothing_that_an_agent_plants_runs_on_the_host() {
     .code(0);
     assert_eq!(host.read("work/code/a.txt"), "two\n");
     assert_eq!(host.read("work/code/sub/x/y"), "new\n");
-    host.run(&["destroy", &session, "--yes"]).code(0);
+    host.run(&["destroy", &session, "--yes"]).code(0).says("trap.sh: it is executable");
     let after = as_user(&user, &host.at("work/code"), "ls -A").code(0);
     let names = |ran: &Ran| -> BTreeSet<String> { ran.out.lines().map(str::to_owned).collect() };
     for gone in [".envrc", ".husky", ".bottle"] {

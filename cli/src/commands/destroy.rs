@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::plan_file::PlanText;
+use crate::planted;
 use crate::sessions::Sessions;
 use crate::world;
 
@@ -81,6 +82,7 @@ pub fn run(args: &Destroy, context: &mut Context) -> Result<Exit, Failure> {
     let consent = Consent { yes: args.yes, ..Consent::default() };
     let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
     job.confirmed = confirmed.as_ref();
+    planted::tell(&roots, &plan, &mut context.printer);
     // Counted before the record moves. That the log cannot be read keeps nothing from ending.
     let record = sessions.record(identity.as_str())?;
     let refused = Refused::read(&record).map_or(0, |refused| refused.count);

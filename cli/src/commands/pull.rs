@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::output::{Colour, Printer};
+use crate::planted;
 use crate::running::Running;
 use crate::save;
 use crate::world;
@@ -88,7 +89,7 @@ pub fn run(args: &Pull, context: &mut Context) -> Result<Exit, Failure> {
         return seen.write_patch(&todo, to, context);
     }
     let (ordinary, executed) = seen.sorted(todo)?;
-    seen.tell_planted(&mut context.printer)?;
+    planted::tell(&seen.roots, &seen.running.plan, &mut context.printer);
     if args.json {
         return seen.as_json(args, &ordinary, &executed, commits, context);
     }
@@ -202,26 +203,6 @@ impl Seen {
         let hide = Hide::new(&globs.hide).map_err(|e| told(&e))?;
         let protect = Hide::new(&globs.protect).map_err(|e| told(&e))?;
         Ok(Self { running, roots, state, pulled, work, hide, protect })
-    }
-
-    /// What lies in a mounted folder since the session began and the host would execute.
-    fn tell_planted(&self, printer: &mut Printer) -> Result<(), Failure> {
-        let session = &self.running.plan.session;
-        let place = session.workspace.as_ref().filter(|w| w.mode == WorkspaceMode::Mount);
-        let Some(place) = place else { return Ok(()) };
-        let since = chrono::DateTime::parse_from_rfc3339(session.started_at.as_str());
-        let since = since.map_or(0, |at| at.timestamp());
-        let found = work::planted(place.host.as_str().as_ref(), since).map_err(|e| told(&e))?;
-        if found.is_empty() {
-            return Ok(());
-        }
-        let host = self.host();
-        printer.warn(&format!("the host would execute these, new or changed in {host}:"));
-        for planted in &found {
-            let path = visible(&planted.path.to_string_lossy());
-            printer.say(&format!("  {path}: {}", visible(&planted.why)));
-        }
-        Ok(())
     }
 
     fn is_clone(&self) -> bool {

@@ -127,6 +127,21 @@ pub(crate) trait Wants {
     fn seen(&mut self, path: &Path, content: &[u8]);
 }
 
+/// Keeps every content.
+pub(crate) struct All;
+
+impl Wants for All {
+    fn skips(&mut self, _: &Path, _: bool) -> bool {
+        false
+    }
+
+    fn keeps(&mut self, _: &Path, _: &Item) -> bool {
+        true
+    }
+
+    fn seen(&mut self, _: &Path, _: &[u8]) {}
+}
+
 /// Reads an archive whose entries all lie in one folder.
 pub(crate) fn read(
     archive: impl Read,

@@ -7,7 +7,7 @@ use super::change::{Change, is_git};
 
 /// How a path ends, in parts; `*` in a part stands for any characters. A first part of `**` is any
 /// folder; a last one of `**` is all below.
-const ENDINGS: [(&str, &str); 42] = [
+const ENDINGS: [(&str, &str); 43] = [
     (".bottle/**", "bottle reads agents from it"),
     (".claude/**", "Claude Code runs hooks and servers that it names"),
     (".codex/**", "Codex runs servers that it names"),
@@ -46,6 +46,7 @@ const ENDINGS: [(&str, &str); 42] = [
     (".githooks/**", "git runs hooks in it where it was told to"),
     (".pre-commit-config.yaml", "pre-commit runs what it names"),
     ("lefthook.yml", "lefthook runs what it names"),
+    ("HEAD", "git may take its folder for a repository, and run what its configuration names"),
     (".gitattributes", "git chooses filters and diff programs by it"),
     (".gitmodules", "git fetches what it names"),
     (".gitconfig", "git runs programs that it names, where it is included"),
@@ -154,6 +155,7 @@ mod tests {
             ".github/workflows/ci.yml",
             "x.code-workspace",
             ".gitattributes",
+            "sub/HEAD",
             "Jenkinsfile",
             "rust-toolchain.toml",
         ] {

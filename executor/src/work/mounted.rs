@@ -2,20 +2,21 @@
 //! host would execute. Its files are the host's already; its commits are in a repository of its own.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use bottle_planner::plan::WorkspacePlace;
 use rustix::fs::{AtFlags, Dir, FileType, statat};
 
-use super::arrival::{Arrival, Hashing, Item, Wants};
+use super::arrival::{All, Arrival, Hashing, Item};
 use super::change::{Left, is_git};
 use super::commits::Commits;
 use super::executed;
 use super::spool::Spool;
 use super::{Of, Work, WorkError, blocking, read};
 use crate::engine::Engine;
-use crate::tree::{TreeError, open_folder, open_root, read_error};
+use crate::tree::{TreeError, open_below, open_root, read_error};
 
 /// Reads the commits.
 pub(super) async fn mounted<E: Engine>(
@@ -60,20 +61,6 @@ fn as_git_folder(arrival: Arrival, worktree: Option<&str>) -> Arrival {
     Arrival { items, special_bits: Vec::new() }
 }
 
-struct All;
-
-impl Wants for All {
-    fn skips(&mut self, _: &Path, _: bool) -> bool {
-        false
-    }
-
-    fn keeps(&mut self, _: &Path, _: &Item) -> bool {
-        true
-    }
-
-    fn seen(&mut self, _: &Path, _: &[u8]) {}
-}
-
 /// Something in the host's folder that the host would execute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planted {
@@ -86,11 +73,21 @@ pub struct Planted {
 /// What was made or changed below a folder since then (seconds since the epoch) and the host would
 /// execute. Judged by the time the kernel notes a change at (`st_ctime`), which no program can set.
 /// The folder's own `.git` was out of reach.
+///
+/// A folder that cannot be looked into, such as one nested too deeply, is among them.
 pub fn planted(root: &Path, since: i64) -> Result<Vec<Planted>, TreeError> {
     let mut found = Vec::new();
-    let mut folders = vec![(PathBuf::new(), open_root(root)?)];
-    while let Some((below, folder)) = folders.pop() {
+    let top = open_root(root)?;
+    let mut folders = vec![PathBuf::new()];
+    while let Some(below) = folders.pop() {
         let shown = root.join(&below);
+        let folder = match open_below(top.as_fd(), &below, &shown) {
+            Ok(folder) => folder,
+            Err(_) => {
+                found.push(Planted { path: below, why: "it cannot be looked into".to_owned() });
+                continue;
+            }
+        };
         for entry in Dir::read_from(&folder).map_err(|e| read_error(&shown, e))? {
             let entry = entry.map_err(|e| read_error(&shown, e))?;
             let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
@@ -105,10 +102,8 @@ pub fn planted(root: &Path, since: i64) -> Result<Vec<Planted>, TreeError> {
             if kind == FileType::Directory {
                 if fresh && is_git(Path::new(&name)) {
                     found.push(Planted { path, why: "git runs it".to_owned() });
-                } else if let Ok(opened) =
-                    open_folder(std::os::fd::AsFd::as_fd(&folder), &name, &shown)
-                {
-                    folders.push((path, opened));
+                } else {
+                    folders.push(path);
                 }
                 continue;
             }
@@ -143,6 +138,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+    use rustix::fs::{Mode, OFlags};
+
     use super::*;
 
     #[test]
@@ -166,5 +163,27 @@ mod tests {
         let paths: Vec<&str> = found.iter().map(|p| p.path.to_str().expect("UTF-8")).collect();
         assert_eq!(paths, [".vscode/tasks.json", "out", "setuid", "sub/.git", "tool"]);
         assert_eq!(planted(folder.path(), i64::MAX).expect("readable"), []);
+    }
+
+    #[test]
+    fn neither_many_folders_nor_deep_ones_hide_anything() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // More than this process may have open.
+        for n in 0..3000 {
+            fs::create_dir(folder.path().join(format!("d{n:04}"))).expect("made");
+        }
+        for n in ["d0000", "d1500", "d2999"] {
+            fs::write(folder.path().join(n).join(".envrc"), "x").expect("written");
+        }
+        // A path that is longer than the kernel takes.
+        let mut at = rustix::fs::open(folder.path(), OFlags::PATH, Mode::empty()).expect("opened");
+        let name = "n".repeat(200);
+        for _ in 0..25 {
+            rustix::fs::mkdirat(&at, &name, Mode::RWXU).expect("made");
+            at = rustix::fs::openat(&at, &name, OFlags::PATH, Mode::empty()).expect("opened");
+        }
+        let found = planted(folder.path(), 0).expect("readable");
+        let ends = |end: &str| found.iter().filter(|p| p.path.ends_with(end)).count();
+        assert_eq!((ends(".envrc"), ends(&name), found.len()), (3, 1, 4));
     }
 }

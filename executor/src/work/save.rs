@@ -11,7 +11,7 @@ use bottle_planner::words::{AbsPath, RelPath};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::arrival::{Hashing, Item, Limits, Wants};
+use super::arrival::{All, Hashing, Item, Limits};
 use super::spool::Spool;
 use super::{Of, PULLED, Pulled, Work, WorkError};
 use crate::engine::{Engine, EngineError};
@@ -205,19 +205,4 @@ fn create(state: &Root, path: &str) -> Result<File, SaveError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(below.folder(), name, flags, Mode::RUSR | Mode::WUSR);
     Ok(File::from(file.map_err(std::io::Error::from)?))
-}
-
-/// Keeps every content.
-struct All;
-
-impl Wants for All {
-    fn skips(&mut self, _: &Path, _: bool) -> bool {
-        false
-    }
-
-    fn keeps(&mut self, _: &Path, _: &Item) -> bool {
-        true
-    }
-
-    fn seen(&mut self, _: &Path, _: &[u8]) {}
 }

@@ -112,6 +112,7 @@ pub fn bottle() -> Bottle {
         },
         supervise: false,
         image: Image::Provider {
+            version: None,
             packages: BTreeSet::new(),
             setup: String::new(),
             build: Build { network: BuildNetwork::Open, allow_from: BTreeSet::new() },

@@ -535,9 +535,11 @@ impl Engine for Docker {
         tag: &str,
         context: Bytes,
         network: BuildNetwork,
+        proxy: Option<&(String, Vec<String>)>,
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError> {
+        let arguments = proxy.map(proxy_arguments).unwrap_or_default();
         let network = match network {
             BuildNetwork::Open => "default",
             BuildNetwork::None => "none",
@@ -551,6 +553,7 @@ impl Engine for Docker {
             .nocache(false)
             .networkmode(network)
             .labels(&labels)
+            .buildargs(&arguments)
             .build();
         let stream = self.slow.build_image(options, None, Some(body_full(context)));
         follow(stream, &self.failed(&format!("build the image `{tag}`")), progress).await?;
@@ -620,6 +623,17 @@ impl Engine for Docker {
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+/// Arguments that every builder knows without being told, and keeps out of an image's history and
+/// of what its cache compares (Dockerfile reference, "Predefined ARGs").
+fn proxy_arguments((proxy, direct): &(String, Vec<String>)) -> HashMap<String, String> {
+    let direct = direct.join(",");
+    let pairs = [("HTTP_PROXY", proxy), ("HTTPS_PROXY", proxy), ("NO_PROXY", &direct)];
+    let both = |(name, value): (&str, &String)| {
+        [(name.to_ascii_lowercase(), value.clone()), (name.to_owned(), value.clone())]
+    };
+    pairs.into_iter().filter(|(_, value)| !value.is_empty()).flat_map(both).collect()
 }
 
 /// Whether the engine could not be asked because its socket is not this user's to open.

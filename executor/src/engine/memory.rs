@@ -653,6 +653,7 @@ impl Engine for MemoryEngine {
         tag: &str,
         context: Bytes,
         _network: BuildNetwork,
+        _proxy: Option<&(String, Vec<String>)>,
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError> {

@@ -171,12 +171,14 @@ pub trait Engine {
         tar: Bytes,
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError>;
-    /// Builds an image from a context (a tar archive with `Dockerfile` at its top).
+    /// Builds an image from a context (a tar archive with `Dockerfile` at its top). The proxy and who
+    /// is reached without it are variables of the build's steps, and left in no image.
     async fn build_image(
         &self,
         tag: &str,
         context: Bytes,
         network: BuildNetwork,
+        proxy: Option<&(String, Vec<String>)>,
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError>;

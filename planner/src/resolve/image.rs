@@ -52,8 +52,15 @@ impl Ground<'_> {
                 allow_from,
                 approved_change: false,
             },
-            Image::Provider { packages, setup, build } => {
+            Image::Provider { version, packages, setup, build } => {
                 let base = self.base_image();
+                if let (Provider::Command { .. }, Some(version)) = (&bottle.provider, version) {
+                    self.error(
+                        ErrorCode::ImageMissing,
+                        format!("`image.version` is {version}, and the provider is a command"),
+                        "a version is one of claude or codex; install the command's own in `setup`",
+                    );
+                }
                 if matches!(bottle.provider, Provider::Command { .. })
                     && packages.is_empty()
                     && setup.is_empty()
@@ -61,7 +68,13 @@ impl Ground<'_> {
                     return self.reference(&base, allow_from);
                 }
                 ImageGrant::Build {
-                    dockerfile: provider::dockerfile(&bottle.provider, &base, packages, setup),
+                    dockerfile: provider::dockerfile(
+                        &bottle.provider,
+                        &base,
+                        version.as_deref(),
+                        packages,
+                        setup,
+                    ),
                     context: None,
                     network: build.network,
                     allow_from,

@@ -57,11 +57,13 @@ pub fn messages(request: &Request) -> (u16, Page) {
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let can_write =
         body["tools"].as_array().is_some_and(|t| t.iter().any(|t| t["name"] == "Write"));
+    // Clients take two messages of one id for one.
+    let n = body["messages"].as_array().map_or(0, Vec::len);
     let turn = turn(&body["messages"], "tool_result");
     let (block, delta, stop) = if can_write && turn == Turn::Make {
         let input = json!({"file_path": MADE.0, "content": MADE.1}).to_string();
         (
-            json!({"type": "tool_use", "id": "toolu_1", "name": "Write", "input": {}}),
+            json!({"type": "tool_use", "id": format!("toolu_{n}"), "name": "Write", "input": {}}),
             json!({"type": "input_json_delta", "partial_json": input}),
             "tool_use",
         )
@@ -71,7 +73,7 @@ pub fn messages(request: &Request) -> (u16, Page) {
         text_block(NOTED)
     };
     let message = json!({
-        "id": "msg_1", "type": "message", "role": "assistant", "model": body["model"],
+        "id": format!("msg_{n}"), "type": "message", "role": "assistant", "model": body["model"],
         "content": [], "stop_reason": null, "stop_sequence": null,
         "usage": {"input_tokens": 1, "output_tokens": 1},
     });
@@ -102,22 +104,23 @@ pub fn responses(request: &Request) -> (u16, Page) {
         return missing(404);
     }
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let n = body["input"].as_array().map_or(0, Vec::len);
     let turn = turn(&body["input"], "_call_output");
     let item = if turn == Turn::Make {
         let command = format!("printf '{}' > {}", MADE.1.replace('\n', "\\n"), MADE.0);
-        json!({"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "exec_command",
+        json!({"type": "function_call", "id": format!("fc_{n}"), "call_id": format!("call_{n}"), "name": "exec_command",
             "arguments": json!({"cmd": command}).to_string()})
     } else {
         let text = if turn == Turn::Done { DONE } else { NOTED };
-        json!({"type": "message", "role": "assistant", "id": "msg_1",
+        json!({"type": "message", "role": "assistant", "id": format!("msg_{n}"),
             "content": [{"type": "output_text", "text": text}]})
     };
     let usage = json!({"input_tokens": 1, "input_tokens_details": null, "output_tokens": 1,
         "output_tokens_details": null, "total_tokens": 2});
     let events = [
-        json!({"type": "response.created", "response": {"id": "resp_1"}}),
+        json!({"type": "response.created", "response": {"id": format!("resp_{n}")}}),
         json!({"type": "response.output_item.done", "output_index": 0, "item": item}),
-        json!({"type": "response.completed", "response": {"id": "resp_1", "usage": usage}}),
+        json!({"type": "response.completed", "response": {"id": format!("resp_{n}"), "usage": usage}}),
     ];
     (200, page(&events))
 }

@@ -94,12 +94,12 @@ fn a_person_works_with_it_on_a_terminal() {
     let session = unique("claude");
     let ready = "bypass permissions on";
     // Nothing is said yet: there is nothing to resume, and resuming begins anew.
-    let terminal = Terminal::run(&world.host, &session, &world.start(&session, &[]));
+    let terminal = Terminal::run(&world.host, &world.start(&session, &[]));
     terminal.shows(ready);
     terminal.types("/exit");
     terminal.shows("ended: 0");
     drop(terminal);
-    let terminal = Terminal::run(&world.host, &session, &resume(&session, &[]));
+    let terminal = Terminal::run(&world.host, &resume(&session, &[]));
     terminal.shows(ready);
     terminal.types(MAKE);
     terminal.shows(DONE);
@@ -112,7 +112,7 @@ fn a_person_works_with_it_on_a_terminal() {
     drop(terminal);
 
     // The conversation is shown again, and goes on.
-    let terminal = Terminal::run(&world.host, &session, &resume(&session, &[]));
+    let terminal = Terminal::run(&world.host, &resume(&session, &[]));
     terminal.shows(DONE);
     terminal.shows(ready);
     terminal.types("so long");

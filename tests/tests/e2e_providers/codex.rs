@@ -83,7 +83,7 @@ fn a_person_works_with_it_on_a_terminal() {
     let world = world();
     let session = unique("codex");
     let ready = "permissions: YOLO mode";
-    let terminal = Terminal::run(&world.host, &session, &world.start(&session, &[]));
+    let terminal = Terminal::run(&world.host, &world.start(&session, &[]));
     terminal.shows(ready);
     terminal.types(MAKE);
     terminal.shows(DONE);
@@ -92,7 +92,7 @@ fn a_person_works_with_it_on_a_terminal() {
     terminal.types("/quit");
     terminal.shows("ended: 0");
     drop(terminal);
-    let terminal = Terminal::run(&world.host, &session, &resume(&session, &[]));
+    let terminal = Terminal::run(&world.host, &resume(&session, &[]));
     terminal.shows(DONE);
     terminal.types("so long");
     terminal.shows(NOTED);

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bottle_tests::host::{Host, Ran, bottle, ran};
+use bottle_tests::host::{Host, Ran, bottle, ran, unique};
 
 /// How long something may take to appear.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -15,8 +15,8 @@ pub struct Terminal {
 
 impl Terminal {
     /// Runs `bottle` with these words; its exit code is shown as `ended: N`.
-    pub fn run(host: &Host, name: &str, words: &[&str]) -> Self {
-        let terminal = Self { server: format!("bottle-test-{name}") };
+    pub fn run(host: &Host, words: &[&str]) -> Self {
+        let terminal = Self { server: unique("bottle-tmux") };
         let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
         let line = format!(
             "'{}' {}; echo ended: $?; exec sleep 600",

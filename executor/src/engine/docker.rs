@@ -6,7 +6,9 @@
 //! above what the engine speaks.
 
 mod console;
+mod sealed;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -253,6 +255,20 @@ impl Docker {
         answer.map(drop).map_err(self.failed(&format!("commit the image `{tag}`")))
     }
 
+    /// Removes what the steps of a failed build left: images without a name, newest first. The engine
+    /// keeps what something else is built on.
+    async fn discard(&self, made: &MadeByBuild) {
+        for id in made.steps.iter().rev() {
+            let found = self.inspect_image(id).await;
+            let named = |i: &api::ImageInspect| i.repo_tags.as_ref().is_some_and(|t| !t.is_empty());
+            if found.is_ok_and(|image| image.as_ref().is_some_and(|image| !named(image))) {
+                let options = None::<query::RemoveImageOptions>;
+                // Whoever builds the same at the same time may hold it.
+                let _ = self.quick.remove_image(id, options, None).await;
+            }
+        }
+    }
+
     async fn exec_code(&self, id: &str) -> Result<i64, EngineError> {
         // The stream ends a moment before the engine has noted the exit code.
         for wait in [0, 1, 5, 20, 50, 100, 200, 500, 1000, 2000] {
@@ -399,7 +415,11 @@ impl Engine for Docker {
         paths: &HostPaths,
     ) -> Result<String, EngineError> {
         let options = query::CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let body = container_body(spec, labels, paths)?;
+        let mut body = container_body(spec, labels, paths)?;
+        let mounts = body.host_config.as_ref().and_then(|host| host.mounts.as_ref());
+        let mounted: Vec<&str> =
+            mounts.into_iter().flatten().filter_map(|mount| mount.target.as_deref()).collect();
+        body.image = Some(self.sealed(&spec.image, labels.get(LABEL_OWNER), &mounted).await?);
         let answer = self.quick.create_container(Some(options), body).await;
         let created =
             answer.map_err(self.failed(&format!("create the container `{}`", spec.name)))?;
@@ -556,7 +576,16 @@ impl Engine for Docker {
             .buildargs(&arguments)
             .build();
         let stream = self.slow.build_image(options, None, Some(body_full(context)));
-        follow(stream, &self.failed(&format!("build the image `{tag}`")), progress).await?;
+        let made = RefCell::new(MadeByBuild::default());
+        let note = |line: &str| {
+            made.borrow_mut().note(line);
+            progress(line);
+        };
+        let action = format!("build the image `{tag}`");
+        if let Err(error) = follow(stream, &self.failed(&action), &note).await {
+            self.discard(&made.into_inner()).await;
+            return Err(error);
+        }
         self.image_id(tag).await
     }
 
@@ -568,6 +597,7 @@ impl Engine for Docker {
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError> {
         let action = format!("assemble the image `{tag}`");
+        let base = &self.sealed(base, labels.get(LABEL_OWNER), &[]).await?;
         let image = self.inspect_image(base).await?;
         let Some(image) = image else {
             return Err(EngineError::NotFound { message: format!("no such image: {base}") });
@@ -665,6 +695,7 @@ fn container_body(
             test: Some(vec!["NONE".to_owned()]),
             ..Default::default()
         }),
+        stop_signal: Some("SIGTERM".to_owned()),
         stop_timeout: Some(10),
         host_config: Some(host_config(spec, paths)?),
         networking_config: Some(api::NetworkingConfig { endpoints_config: Some(endpoints) }),
@@ -949,6 +980,30 @@ impl Progress for api::CreateImageInfo {
     }
 }
 
+/// The images that the steps of a build made, as the builder tells of them: neither bases nor what
+/// its cache had.
+#[derive(Debug, Default)]
+struct MadeByBuild {
+    steps: Vec<String>,
+    known: bool,
+}
+
+impl MadeByBuild {
+    fn note(&mut self, line: &str) {
+        if let Some((_, instruction)) =
+            line.strip_prefix("Step ").and_then(|rest| rest.split_once(" : "))
+        {
+            self.known = instruction.to_ascii_uppercase().starts_with("FROM");
+        } else if let Some(said) = line.trim_start().strip_prefix("---> ") {
+            if said == "Using cache" {
+                self.known = true;
+            } else if said.bytes().all(|b| b.is_ascii_hexdigit()) && !self.known {
+                self.steps.push(said.to_owned());
+            }
+        }
+    }
+}
+
 /// Passes progress on line by line; an error carries the last lines with it.
 async fn follow<T: Progress>(
     stream: impl Stream<Item = Result<T, bollard::errors::Error>>,
@@ -1013,13 +1068,17 @@ fn image_archive(
         ("layer.tar", layer),
         ("manifest.json", manifest.as_bytes()),
     ] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        archive.append_data(&mut header, name, content)?;
+        append(&mut archive, name, content)?;
     }
     archive.into_inner()
+}
+
+fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    archive.append_data(&mut header, name, content)
 }
 
 /// The first path of an archive that a volume of the base would swallow.

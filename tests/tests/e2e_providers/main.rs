@@ -8,5 +8,6 @@
 mod api;
 mod claude;
 mod codex;
+mod hostile;
 mod tmux;
 mod world;

@@ -10,6 +10,7 @@ pub mod files;
 pub mod journal;
 pub mod ledger;
 pub mod lock;
+pub mod logins;
 pub mod ops;
 pub mod pack;
 pub mod probe;

@@ -51,6 +51,7 @@ pub fn snapshot() -> Snapshot {
         networks: BTreeMap::new(),
         volumes: BTreeMap::new(),
         images: [("debian:bookworm-slim".to_string(), base)].into(),
+        resolved: BTreeMap::new(),
         host_routes: BTreeSet::new(),
         config: HostConfig::default(),
         upstream_ca: None,

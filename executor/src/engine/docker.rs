@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models as api;
 use bollard::query_parameters as query;
@@ -36,6 +37,7 @@ use zeroize::Zeroizing;
 
 use super::ping::{Ping, ping};
 use super::{Engine, EngineError, ExecResult, HostPaths, Observed};
+use crate::logins::{HUB, Login, Logins, registry_of};
 
 /// Where the engine listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -48,6 +50,8 @@ const SLOW_SECONDS: u64 = 3600;
 const MAX_OUTPUT: usize = 64 << 10;
 /// The most that is kept of a container's log, in bytes.
 const MAX_LOG: usize = 4 << 20;
+/// How long a registry may take to say what a tag means.
+const REGISTRY: Duration = Duration::from_secs(15);
 /// The last lines of a failed build that are repeated in its error.
 const BUILD_TAIL: usize = 12;
 /// What Docker writes for "never started".
@@ -60,6 +64,7 @@ pub struct Docker {
     slow: bollard::Docker,
     address: String,
     said: Ping,
+    logins: Option<Logins>,
 }
 
 /// Where an engine listens, as `DOCKER_HOST` spells it.
@@ -133,7 +138,44 @@ impl Docker {
         let ClientVersion { major_version: major, minor_version: minor } = client.client_version();
         let client = client.with_request_modifier(move |r| amend(r, major, minor));
         let slow = client.clone().with_timeout(Duration::from_secs(SLOW_SECONDS));
-        Ok(Self { quick: client, slow, address: shown, said })
+        Ok(Self { quick: client, slow, address: shown, said, logins: None })
+    }
+
+    /// The same, that logs in where a registry wants it.
+    #[must_use]
+    pub fn with_logins(self, logins: Logins) -> Self {
+        Self { logins: Some(logins), ..self }
+    }
+
+    /// The login for a reference's registry. A helper may take its time: it has a thread of its own.
+    async fn login(&self, reference: &str) -> Result<Option<DockerCredentials>, EngineError> {
+        let Some(logins) = self.logins.clone() else { return Ok(None) };
+        let registry = registry_of(reference).to_owned();
+        let looked = tokio::task::spawn_blocking(move || {
+            let login = logins.of(&registry).map_err(|e| e.to_string())?;
+            Ok::<_, String>(login.map(|login| credentials(login, registry)))
+        });
+        let refused = |message: String| EngineError::Refused {
+            action: format!("use `{reference}`"),
+            message,
+        };
+        looked.await.map_err(|e| refused(e.to_string()))?.map_err(refused)
+    }
+
+    /// Logins for the registries of all bases of a build, by their names in a registry header.
+    async fn logins_of(
+        &self,
+        context: &[u8],
+    ) -> Result<Option<HashMap<String, DockerCredentials>>, EngineError> {
+        let mut all = HashMap::new();
+        if self.logins.is_some() {
+            for base in bases(context) {
+                if let Some(login) = self.login(&base).await? {
+                    all.insert(login.serveraddress.clone().unwrap_or_default(), login);
+                }
+            }
+        }
+        Ok((!all.is_empty()).then_some(all))
     }
 
     fn failed(&self, action: &str) -> impl Fn(bollard::errors::Error) -> EngineError {
@@ -575,7 +617,8 @@ impl Engine for Docker {
             .labels(&labels)
             .buildargs(&arguments)
             .build();
-        let stream = self.slow.build_image(options, None, Some(body_full(context)));
+        let logins = self.logins_of(&context).await?;
+        let stream = self.slow.build_image(options, logins, Some(body_full(context)));
         let made = RefCell::new(MadeByBuild::default());
         let note = |line: &str| {
             made.borrow_mut().note(line);
@@ -625,9 +668,24 @@ impl Engine for Docker {
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError> {
         let options = query::CreateImageOptionsBuilder::default().from_image(reference).build();
-        let stream = self.slow.create_image(Some(options), None, None);
+        let login = self.login(reference).await?;
+        let stream = self.slow.create_image(Some(options), None, login);
         follow(stream, &self.failed(&format!("pull `{reference}`")), progress).await?;
         self.image_id(reference).await
+    }
+
+    async fn resolve(&self, reference: &str) -> Result<Option<Digest>, EngineError> {
+        let login = self.login(reference).await?;
+        let ask = self.quick.inspect_registry_image(reference, login);
+        let action = format!("ask the registry for `{reference}`");
+        let refused = |message: &str| EngineError::Refused {
+            action: action.clone(),
+            message: message.to_owned(),
+        };
+        let answer = tokio::time::timeout(REGISTRY, ask).await;
+        let answer = answer.map_err(|_| refused("its registry does not answer"))?;
+        let found = present(answer.map_err(self.failed(&action)))?;
+        Ok(found.and_then(|found| Digest::new(found.descriptor.digest?).ok()))
     }
 
     async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
@@ -653,6 +711,38 @@ impl Engine for Docker {
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+fn credentials(login: Login, registry: String) -> DockerCredentials {
+    let server = if registry == "docker.io" { HUB.to_owned() } else { registry };
+    let mut credentials =
+        DockerCredentials { serveraddress: Some(server), ..DockerCredentials::default() };
+    match login {
+        Login::Password { user, password } => {
+            credentials.username = Some(user);
+            credentials.password = Some(password.to_string());
+        }
+        Login::Token(token) => credentials.identitytoken = Some(token.to_string()),
+    }
+    credentials
+}
+
+/// What a context's Dockerfile builds on: the last file of that name, as the engine takes it.
+fn bases(context: &[u8]) -> BTreeSet<String> {
+    let mut text = String::new();
+    let mut archive = tar::Archive::new(context);
+    for mut entry in archive.entries().into_iter().flatten().flatten() {
+        if entry.path().is_ok_and(|path| path == Path::new("Dockerfile")) {
+            text.clear();
+            let _ = io::Read::read_to_string(&mut entry, &mut text);
+        }
+    }
+    let base = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        words.next().filter(|word| word.eq_ignore_ascii_case("FROM"))?;
+        words.find(|word| !word.starts_with("--")).map(str::to_owned)
+    };
+    text.lines().filter_map(base).collect()
 }
 
 /// Arguments that every builder knows without being told, and keeps out of an image's history and
@@ -842,6 +932,16 @@ fn amend(mut request: BollardRequest, major: usize, minor: usize) -> BollardRequ
         let versioned = format!("{scheme}://{authority}/v{major}.{minor}{path}");
         if let Ok(versioned) = versioned.parse() {
             *request.uri_mut() = versioned;
+        }
+    }
+    // And its header of logins is base64 of another alphabet than engines read (RFC 4648, 5).
+    for name in ["x-registry-auth", "x-registry-config"] {
+        if let Some(value) = request.headers_mut().get_mut(name)
+            && let Ok(text) = value.to_str()
+            && let Ok(amended) = text.replace('+', "-").replace('/', "_").parse()
+        {
+            *value = amended;
+            value.set_sensitive(true);
         }
     }
     if uri.path().ends_with("/networks/create") { check_duplicate(request) } else { request }

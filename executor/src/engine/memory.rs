@@ -669,6 +669,10 @@ impl Engine for MemoryEngine {
         .await
     }
 
+    async fn resolve(&self, _reference: &str) -> Result<Option<Digest>, EngineError> {
+        Ok(None)
+    }
+
     async fn assemble_image(
         &self,
         tag: &str,

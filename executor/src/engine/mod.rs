@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use bottle_planner::plan::{ContainerSpec, NetworkSpec, VolumeSpec};
 use bottle_planner::policy::BuildNetwork;
 use bottle_planner::snapshot::{Container, Engine as EngineFacts, ImageFact, Network, Volume};
-use bottle_planner::words::Role;
+use bottle_planner::words::{Digest, Role};
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
@@ -196,6 +196,9 @@ pub trait Engine {
         reference: &str,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError>;
+    /// The digest of a reference's manifest, as its registry has it now; `None` where the engine
+    /// cannot ask, or the registry does not know it.
+    async fn resolve(&self, reference: &str) -> Result<Option<Digest>, EngineError>;
     /// Removes an image by tag.
     async fn remove_image(&self, reference: &str) -> Result<(), EngineError>;
 

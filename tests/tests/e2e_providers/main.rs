@@ -8,6 +8,9 @@
 mod api;
 mod claude;
 mod codex;
+mod command;
 mod hostile;
+mod images;
+mod registry;
 mod tmux;
 mod world;

@@ -301,3 +301,70 @@ pub fn first_run(provider: &Provider, settings: Settings<'_>) -> Vec<(&'static s
 fn toml_string(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007F")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked<'a>(task: Option<&'a str>, extra: &'a [String]) -> Asked<'a> {
+        Asked { has_prompt: true, supervise: false, task, extra }
+    }
+
+    #[test]
+    fn what_our_own_version_is_made_of_is_known() {
+        let packages = ["jq".to_string()].into();
+        for (provider, version) in [(Provider::Claude, "9.9.9"), (Provider::Codex, "9.9.9-beta.1")]
+        {
+            let own = dockerfile(&provider, "debian:12", None, &packages, "");
+            assert!(own.starts_with("FROM debian:12\nRUN apt-get update"), "{own}");
+            assert!(own.contains("sha512sum -c -") && own.contains(" sum="), "{own}");
+            let other = dockerfile(&provider, "debian:12", Some(version), &packages, "");
+            assert!(other.contains(version) && !other.contains("sum"), "{other}");
+            for text in [own, other] {
+                assert!(!text.contains("ARCH") && !text.contains("TRIPLE"), "{text}");
+                assert!(text.ends_with("install -y --no-install-recommends jq \\\n && rm -rf /var/lib/apt/lists/*\n"), "{text}");
+                let continued = |line: &str| line.ends_with('\\') || line.starts_with(" &&");
+                let starts = ["FROM ", "RUN ", "ENV ", "      "];
+                let good =
+                    |line: &str| continued(line) || starts.iter().any(|s| line.starts_with(s));
+                assert!(text.lines().all(good), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_is_no_option() {
+        let extra = ["--model".to_string(), "small".to_string()];
+        for provider in [Provider::Claude, Provider::Codex] {
+            for resumed in [false, true] {
+                let argv = argv(&provider, resumed, asked(Some("-c rm"), &extra));
+                let end = ["--model", "small", "--", "-c rm"];
+                assert!(
+                    argv.iter().map(String::as_str).rev().take(4).eq(end.into_iter().rev()),
+                    "{argv:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn codex_is_told_all_in_its_file() {
+        let settings = Settings {
+            workdir: "/workspace",
+            prompt: "say \"hi\"\n\u{7f}",
+            supervise: true,
+            openai_placeholder: true,
+        };
+        let files = first_run(&Provider::Codex, settings);
+        let config = format!(
+            "check_for_update_on_startup = false\n\
+             developer_instructions = \"say \\\"hi\\\"\\n\\u007F\"\n\n\
+             [projects.\"/workspace\"]\ntrust_level = \"trusted\"\n\n\
+             [mcp_servers.bottle]\nurl = \"http://supervise:{SUPERVISE_PORT}/mcp\"\n"
+        );
+        assert_eq!(files[0], ("/home/agent/.codex/config.toml", config));
+        assert_eq!(files[1].0, "/home/agent/.codex/auth.json");
+        let plain = Settings { openai_placeholder: false, ..settings };
+        assert_eq!(first_run(&Provider::Codex, plain).len(), 1, "whoever signs in otherwise may");
+    }
+}

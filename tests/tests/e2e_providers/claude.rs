@@ -21,6 +21,7 @@ fn manifest(outside: Ipv4Addr) -> String {
           role: claude_code_oauth
           auth: {{scheme: Bearer, secret: KEY}}
           dlp: {{own_secrets: redact, patterns: warn}}
+    supervise: true
     isolation: container
     workspace: {{modes: [copy]}}
 agents:
@@ -73,6 +74,10 @@ fn a_task_is_done_and_the_conversation_goes_on_in_a_new_container() {
         let result = lines.filter(|line| line["type"] == "result").last().expect("a result");
         assert_eq!(result["result"], DONE, "{out}");
     }
+    // The server it may ask a person through is registered, whether or not it answers.
+    let begun = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let begun = begun.filter(|line| line["subtype"] == "init").last().expect("a beginning");
+    assert_eq!(begun["mcp_servers"][0]["name"], "bottle", "{}", begun["mcp_servers"]);
     let kept = names(&session, "/home/agent/.claude/projects");
     assert!(kept.iter().any(|name| name.ends_with(".jsonl")), "{kept:?}");
     let first = container(&session);

@@ -24,6 +24,7 @@ fn manifest(outside: Ipv4Addr) -> String {
           role: model_provider
           auth: {{scheme: Bearer, secret: KEY, placeholder: OPENAI_API_KEY}}
           dlp: {{own_secrets: redact, patterns: warn}}
+    supervise: true
     isolation: container
     workspace: {{modes: [copy]}}
 agents:
@@ -63,6 +64,8 @@ fn a_task_is_done_and_the_conversation_goes_on_in_a_new_container() {
         assert!(items.any(|line| line["item"]["text"] == text), "no {text:?} in {out}");
     };
     said(&ran.out, DONE);
+    let config = file(&session, "/home/agent/.codex/config.toml");
+    assert!(config.contains("[mcp_servers.bottle]"), "{config}");
     let kept = names(&session, "/home/agent/.codex/sessions");
     assert!(kept.iter().any(|name| name.ends_with(".jsonl")), "{kept:?}");
     let first = container(&session);

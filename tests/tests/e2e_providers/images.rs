@@ -97,3 +97,27 @@ fn a_build_that_fails_says_why_and_leaves_nothing() {
     assert_eq!(host.leavings(), Vec::<String>::new());
     assert!(!host.has(&format!("root/state/{session}/plan.json")));
 }
+
+#[test]
+fn the_hosts_proxy_is_the_steps_own_and_left_in_no_image() {
+    let session = unique("proxied");
+    let host = host("{dockerfile: image/Dockerfile}");
+    let proxy = "http://127.0.0.1:9";
+    host.write(
+        "root/config.yaml",
+        &format!("network: {{proxy: '{proxy}', no_proxy: [in.test]}}\n"),
+    );
+    let text =
+        format!("FROM debian:bookworm-slim\nRUN echo {session} $https_proxy $NO_PROXY >/seen\n");
+    host.write("work/image/Dockerfile", &text);
+    let plan = host.plans(&session, "plan.json", &[]);
+    let tag = plan.session.base_image;
+    host.run(&["apply", "plan.json", "--yes", "--manifest", "bottle.yaml"]).code(0);
+    assert_eq!(inside(&session, "cat /seen"), format!("{session} {proxy} in.test\n"));
+    for words in [&["history", "--no-trunc", &tag][..], &["inspect", &tag]] {
+        let told = docker(words).code(0).out;
+        assert!(!told.contains("127.0.0.1:9"), "{told}");
+    }
+    host.run(&["destroy", &session, "--yes"]).code(0);
+    docker(&["rmi", "-f", &tag]);
+}

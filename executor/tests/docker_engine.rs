@@ -525,7 +525,8 @@ impl World {
 
     /// With a label of the test's own, so that no other test's image has the same id.
     fn image_labels(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("dev.bottle.test".to_owned(), self.test.to_owned())])
+        // Its owner alone: containers are made of an image that says more by way of a twin.
+        BTreeMap::from([(LABEL_OWNER.to_owned(), format!("h2-{}", self.test))])
     }
 
     fn subnet(&self, n: u8) -> bottle_planner::words::Subnet {

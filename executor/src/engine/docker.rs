@@ -496,7 +496,12 @@ impl Engine for Docker {
     }
 
     async fn remove_container(&self, container: &str) -> Result<(), EngineError> {
-        self.remove(container).await
+        let found = self.inspect(container).await?;
+        self.remove(container).await?;
+        if let Some(found) = found {
+            self.remove_twin(&found.image).await;
+        }
+        Ok(())
     }
 
     async fn signal(&self, container: &str, signal: &str) -> Result<(), EngineError> {

@@ -71,12 +71,12 @@ fn a_task_is_done_and_the_conversation_goes_on_in_a_new_container() {
     let log = world.host.run(&["logs", &session, "agent"]).code(0).out;
     for out in [&ran.out, &log] {
         let lines = out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let result = lines.filter(|line| line["type"] == "result").last().expect("a result");
+        let result = lines.rev().find(|line| line["type"] == "result").expect("a result");
         assert_eq!(result["result"], DONE, "{out}");
     }
     // The server it may ask a person through is registered, whether or not it answers.
     let begun = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let begun = begun.filter(|line| line["subtype"] == "init").last().expect("a beginning");
+    let begun = begun.rev().find(|line| line["subtype"] == "init").expect("a beginning");
     assert_eq!(begun["mcp_servers"][0]["name"], "bottle", "{}", begun["mcp_servers"]);
     let kept = names(&session, "/home/agent/.claude/projects");
     assert!(kept.iter().any(|name| name.ends_with(".jsonl")), "{kept:?}");

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use bottle_planner::plan::{LABEL_PLAN, Operation, Plan};
+use bottle_planner::plan::{LABEL_OWNER, LABEL_PLAN, Operation, Plan};
 use bottle_planner::words::Role;
 use bottle_tests::host::{Host, docker, inspect, ran, unique, until};
 use serde_json::Value;
@@ -178,6 +178,11 @@ fn what_an_image_says_of_its_own_accord_changes_nothing() {
     let host = host(&format!("{{reference: '{}'}}", trap.0));
     let code: PathBuf = host.at("work/code");
     let code = code.display().to_string();
+    let unnamed = || {
+        let filter = format!("label={LABEL_OWNER}={}", host.owner());
+        docker(&["images", "-q", "--filter", "dangling=true", "--filter", &filter]).out
+    };
     nothing_springs(&host, &[]);
+    assert_eq!(unnamed(), "", "what containers were made from is left");
     nothing_springs(&host, &["--workspace", "copy", "--cwd", &code]);
 }

@@ -25,6 +25,10 @@ use serde_json::{Value, json};
 use super::{Docker, append, follow};
 use crate::engine::EngineError;
 
+/// When a twin was made: no clock is in it.
+const NO_TIME: &str = "1970-01-01T00:00:00Z";
+const NO_YEAR: &str = "1970-01-01";
+
 impl Docker {
     /// The twin of an image, or the image itself where that says nothing. `mounted` are the folders
     /// that the container has mounts at: a volume there is not made anyway.
@@ -65,6 +69,24 @@ impl Docker {
             ))),
         }
     }
+
+    /// Removes a twin that nothing uses any more. Whatever stands in the way of that keeps it: another
+    /// container, an image with a workspace on it.
+    pub(super) async fn remove_twin(&self, id: &str) {
+        let Ok(Some(image)) = self.inspect_image(id).await else { return };
+        let named = |names: &Option<Vec<String>>| names.as_ref().is_some_and(|n| !n.is_empty());
+        let owned = |config: api::ImageConfig| {
+            config.labels.is_some_and(|labels| labels.keys().eq([LABEL_OWNER]))
+        };
+        let is_twin = !named(&image.repo_tags)
+            && !named(&image.repo_digests)
+            && image.created.is_some_and(|at| at.to_string().starts_with(NO_YEAR))
+            && image.config.is_some_and(owned);
+        if is_twin {
+            let options = None::<query::RemoveImageOptions>;
+            let _ = self.quick.remove_image(id, options, None).await;
+        }
+    }
 }
 
 /// Whether a container of this image is anything that its creation does not say.
@@ -103,7 +125,6 @@ fn twin(
     config: &api::ImageConfig,
     owner: Option<&String>,
 ) -> Option<String> {
-    const NO_TIME: &str = "1970-01-01T00:00:00Z";
     let layers = image.root_fs.as_ref()?.layers.as_ref()?;
     let env: Vec<&String> = config.env.iter().flatten().filter(|v| !is_ours(v)).collect();
     let labels: BTreeMap<&str, &String> =

@@ -125,7 +125,8 @@ pub fn carry_out(job: &Job<'_>, context: &mut Context) -> Result<Exit, Failure> 
     let runtime = world::runtime()?;
     let engine = runtime
         .block_on(Docker::connect(address.as_deref()))
-        .map_err(|error| world::engine_failure(&error))?;
+        .map_err(|error| world::engine_failure(&error))?
+        .with_logins(env.logins()?);
     let own = own_binary::find(&job.roots.root)?;
     let tool = ToolBinary { digest: own.digest, path: own.path };
     let printer = RefCell::new(&mut context.printer);

@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use bottle_executor::logins::Logins;
 use bottle_planner::spec::Overrides;
 use bottle_planner::words::EnvName;
 
@@ -43,6 +44,10 @@ const CONTAINER: Variable = renamed(
 );
 const DOCKER_HOST: Variable =
     variable("DOCKER_HOST", "the engine: unix:///path, tcp://IP:port or http://IP:port");
+const DOCKER_CONFIG: Variable = variable(
+    "DOCKER_CONFIG",
+    "the folder of Docker's config.json, which has logins for registries",
+);
 const SOURCE_DATE_EPOCH: Variable =
     variable("SOURCE_DATE_EPOCH", "the time of planning, in seconds since 1970");
 const NO_COLOR: Variable = variable("NO_COLOR", "no colour, whatever it holds (no-color.org)");
@@ -54,12 +59,13 @@ const CI: Variable = variable("CI", "no questions and no live list, whatever it 
 
 /// Every variable that `bottle` reads, beside those that the host config and a manifest name as
 /// sources of secrets. Empty means unset.
-pub const VARIABLES: [Variable; 11] = [
+pub const VARIABLES: [Variable; 12] = [
     STATE_ROOT,
     IMAGE,
     DERIVED_IMAGE,
     CONTAINER,
     DOCKER_HOST,
+    DOCKER_CONFIG,
     SOURCE_DATE_EPOCH,
     NO_COLOR,
     HOME,
@@ -131,6 +137,15 @@ impl Env {
     /// Where the engine listens, if that was said.
     pub fn engine(self) -> Result<Option<String>, Failure> {
         self.text(DOCKER_HOST)
+    }
+
+    /// Where Docker's client keeps logins for registries.
+    pub fn logins(self) -> Result<Logins, Failure> {
+        let folder = match self.raw(DOCKER_CONFIG) {
+            Some(folder) => absolute(DOCKER_CONFIG, &folder)?,
+            None => self.home()?.join(".docker"),
+        };
+        Ok(Logins { config: folder.join("config.json") })
     }
 
     /// What the variables override in a spec.

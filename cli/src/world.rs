@@ -213,10 +213,10 @@ fn look(
     inputs.env_names = env.names();
     inputs.path = env.path();
     inputs.ssh_agent = env.ssh_agent();
-    let address = env.engine()?;
+    let (address, logins) = (env.engine()?, env.logins()?);
     let report = runtime()?.block_on(async {
         match Docker::connect(address.as_deref()).await {
-            Ok(engine) => probe(Ok(&engine), &inputs, wants).await,
+            Ok(engine) => probe(Ok(&engine.with_logins(logins)), &inputs, wants).await,
             Err(error) => probe(Err::<&Docker, _>(error), &inputs, wants).await,
         }
     });

@@ -76,6 +76,28 @@ pub fn bundle(image: &str, host: &str, session: &str) -> String {
     text
 }
 
+/// The image's roots less what its build was made to trust (one copy of each: what the image has on
+/// its own account stays).
+#[must_use]
+pub fn without(image: &str, built: &str) -> String {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let body = |block: &str| {
+        let text = block.split(END).next().unwrap_or_default();
+        text.split_ascii_whitespace().collect::<String>()
+    };
+    let mut gone: Vec<String> = built.split(BEGIN).skip(1).map(body).collect();
+    let mut blocks: Vec<&str> = image.split(BEGIN).collect();
+    // From the end: what was added came after what was there.
+    for n in (1..blocks.len()).rev() {
+        if let Some(at) = gone.iter().position(|gone| *gone == body(blocks[n])) {
+            gone.swap_remove(at);
+            blocks.remove(n);
+        }
+    }
+    blocks.join(BEGIN)
+}
+
 fn instant(text: &Timestamp) -> Option<OffsetDateTime> {
     let text = text.as_str();
     let part = |from: usize, to: usize| text.get(from..to)?.parse::<u8>().ok();
@@ -117,6 +139,18 @@ mod tests {
     use bottle_planner::words::RelPath;
 
     use super::*;
+
+    #[test]
+    fn what_a_build_trusted_is_taken_out_once() {
+        let cert =
+            |c: &str| format!("-----BEGIN CERTIFICATE-----\nMI{c}\n-----END CERTIFICATE-----\n");
+        let (a, b, c) = (cert("A"), cert("B"), cert("C"));
+        assert_eq!(without(&format!("{a}{b}{c}"), &format!("{c}{b}")), a);
+        assert_eq!(without(&format!("# r\n{a}{b}{a}"), &a), format!("# r\n{a}{b}"));
+        assert_eq!(without(&format!("{a}{b}"), ""), format!("{a}{b}"));
+        assert_eq!(without(&a, "no certificate"), a);
+        assert_eq!(without("", &a), "");
+    }
 
     fn state_path(path: &str) -> StatePath {
         StatePath { root: StateRoot::State, path: RelPath::new(path).expect("valid") }

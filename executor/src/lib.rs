@@ -11,6 +11,7 @@ pub mod files;
 pub mod journal;
 pub mod ledger;
 pub mod lock;
+pub mod logins;
 pub mod mounted;
 pub mod ops;
 pub mod pack;

@@ -18,6 +18,7 @@ use bottle_planner::plan::{
 use bottle_planner::policy::HostConfig;
 use bottle_planner::sidecar::{BIN, BINARY, SIDECAR_BINARY};
 use bottle_planner::snapshot::{Container, ContainerState, ImageFact};
+use bottle_planner::trusted_build;
 use bottle_planner::words::{AbsPath, Digest, RelPath, Role};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
@@ -757,8 +758,9 @@ impl<E: Engine> World<'_, E> {
         if let Some(made) = self.image_made_meanwhile(&image.tag).await? {
             return Ok(made);
         }
-        let BuildImage { tag, network, labels, .. } = image;
-        let built = self.engine.build_image(tag, tar, *network, labels, progress).await;
+        let BuildImage { tag, network, proxy, labels, .. } = image;
+        let built =
+            self.engine.build_image(tag, tar, *network, proxy.as_ref(), labels, progress).await;
         self.image_after(tag, built).await
     }
 
@@ -1067,7 +1069,24 @@ impl<E: Engine> World<'_, E> {
         Ok(ca::bundle(&image, host, &session))
     }
 
+    /// The image's own trust roots, without what only its build was to trust.
     async fn image_roots(&self, container: &str) -> Result<String, OpError> {
+        let (roots, built) =
+            futures_util::try_join!(self.system_roots(container), self.build_roots(container))?;
+        Ok(if built.is_empty() { roots } else { ca::without(&roots, &built) })
+    }
+
+    async fn build_roots(&self, container: &str) -> Result<String, OpError> {
+        let Some(tar) = self.engine.download(container, trusted_build::IMAGE_FILE).await? else {
+            return Ok(String::new());
+        };
+        Ok(match archive::one(&tar).map_err(OpError::Pack)? {
+            Some(One::Text(text)) => text,
+            Some(One::Link(_)) | None => String::new(),
+        })
+    }
+
+    async fn system_roots(&self, container: &str) -> Result<String, OpError> {
         for path in ca::IMAGE_ROOTS {
             let mut at = path.to_owned();
             // A link is followed once: images link to where the file really is.

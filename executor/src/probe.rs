@@ -1,5 +1,6 @@
 //! The probe: looks at a host and writes down what a plan can need to know. It decides nothing,
-//! changes nothing, reads no secret and runs no program.
+//! changes nothing, and reads no secret. The only programs it runs are Docker's credential helpers, for
+//! an image that is named by tag and not present.
 
 mod git;
 mod identity;
@@ -161,6 +162,19 @@ pub async fn probe<E: Engine>(
             return Ok(report);
         }
     };
+    // Asked one after the other: there is one reference a launch, and a helper may ask a person.
+    for reference in &wants.references {
+        if reference.contains('@') || report.snapshot.images.contains_key(reference) {
+            continue;
+        }
+        match engine.resolve(reference).await {
+            Ok(Some(digest)) => {
+                report.snapshot.resolved.insert(reference.clone(), digest);
+            }
+            Ok(None) => {}
+            Err(error) => report.problems.push(error.to_string()),
+        }
+    }
     match planned_images(engine, wants, &report.snapshot).await {
         Ok(images) => report.snapshot.images.extend(images),
         Err(error) => {
@@ -281,6 +295,7 @@ fn bare_snapshot(host: &HostInputs, wants: &Wants, facts: FileFacts) -> Snapshot
         networks: BTreeMap::new(),
         volumes: BTreeMap::new(),
         images: BTreeMap::new(),
+        resolved: BTreeMap::new(),
         host_routes: facts.host_routes,
         config,
         upstream_ca: facts.upstream_ca,

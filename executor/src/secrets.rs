@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -325,16 +326,31 @@ fn read_all(mut from: impl std::io::Read, room: usize) -> std::io::Result<Secret
 }
 
 fn from_command(argv: &[String], timeout: Duration) -> Result<Secret, Why> {
+    let (_, value) = secret_of(argv, None, timeout).map_err(Why::new)?;
+    Ok(less_newline(value))
+}
+
+/// What a program prints, and whether it ended well; one that is told nothing has to. Its standard
+/// error is not kept: it may quote the value.
+pub(crate) fn secret_of(
+    argv: &[String],
+    input: Option<&str>,
+    timeout: Duration,
+) -> Result<(bool, Secret), String> {
     let Some((program, arguments)) = argv.split_first() else {
-        return Err(Why::new("its command is empty"));
+        return Err("its command is empty".to_owned());
     };
     let mut child = Command::new(program)
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| Why::new(format!("its command `{program}` does not run: {e}")))?;
+        .map_err(|e| format!("its command `{program}` does not run: {e}"))?;
+    if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+        // A program that does not read closes its end: what it says counts.
+        let _ = stdin.write_all(input.as_bytes());
+    }
     let deadline = Instant::now() + timeout;
     let (sender, receiver) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
@@ -350,21 +366,22 @@ fn from_command(argv: &[String], timeout: Duration) -> Result<Secret, Why> {
                 let _ = child.kill();
                 let _ = child.wait();
                 let seconds = timeout.as_secs();
-                return Err(Why::new(format!("its command `{program}` took over {seconds} s")));
+                return Err(format!("its command `{program}` took over {seconds} s"));
             }
-            Err(e) => return Err(Why::new(format!("its command `{program}` was lost: {e}"))),
+            Err(e) => return Err(format!("its command `{program}` was lost: {e}")),
         }
     };
-    if !status.success() {
-        return Err(Why::new(match status.code() {
-            Some(code) => format!("its command `{program}` exited with {code}"),
-            None => format!("its command `{program}` was killed by a signal"),
-        }));
+    let code = status.code();
+    if code.is_none() {
+        return Err(format!("its command `{program}` was killed by a signal"));
+    }
+    if let (None, Some(code @ 1..)) = (input, code) {
+        return Err(format!("its command `{program}` exited with {code}"));
     }
     let left = deadline.saturating_duration_since(Instant::now());
     match receiver.recv_timeout(left) {
-        Ok(Ok(value)) => Ok(less_newline(value)),
-        Ok(Err(_)) | Err(_) => Err(Why::new(format!("the output of `{program}` cannot be read"))),
+        Ok(Ok(value)) => Ok((status.success(), value)),
+        Ok(Err(_)) | Err(_) => Err(format!("the output of `{program}` cannot be read")),
     }
 }
 

@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use bottle_planner::plan::{AssembleImage, BuildImage, User};
+use bottle_planner::plan::{AssembleImage, BuildImage, ContextRef, User};
 use bottle_planner::policy::WorkspaceMode;
-use bottle_planner::words::{AbsPath, Digest};
+use bottle_planner::trusted_build;
+use bottle_planner::words::{AbsPath, Digest, RelPath};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -17,9 +18,15 @@ use crate::files::{FileError, Root};
 use crate::ledger::own;
 use crate::pack::{self, Placement};
 use crate::repository::{self, Repository};
+use crate::sources;
 use crate::state::Roots;
 use crate::tree::{self, Hide, HideError, TreeError};
 use crate::work::git::{alone, last_words};
+
+/// Names what a build leaves out of its context.
+const IGNORED: &str = ".dockerignore";
+/// The most bytes of it.
+const MOST_IGNORED: u64 = 1 << 20;
 
 /// Why a folder of the host was not packed.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +92,26 @@ pub(crate) fn build_context(roots: &Roots, image: &BuildImage) -> Result<Bytes, 
         let packed = pack::append(&mut tar, &folder, &Hide::nothing(), place)?;
         as_planned(&folder, &context.digest, packed.digest)?;
     }
+    if let Some(ca) = &image.ca {
+        let file = Path::new(trusted_build::CONTEXT_FILE);
+        pack::append_file(&mut tar, file, 0o644, owner, ca.as_bytes())?;
+        if let Some(ignored) = image.context.as_ref().and_then(|c| ignored(roots, c)) {
+            // The engine leaves out what this file says; its last word counts.
+            let text = format!("{ignored}\n!{}\n", trusted_build::CONTEXT_FILE);
+            let file = Path::new(IGNORED);
+            pack::append_file(&mut tar, file, 0o644, owner, text.as_bytes())?;
+        }
+    }
     let text = image.dockerfile.as_bytes();
     pack::append_file(&mut tar, Path::new("Dockerfile"), 0o644, owner, text)?;
     finish(tar)
+}
+
+/// What a context says the engine is to leave out of it.
+fn ignored(roots: &Roots, context: &ContextRef) -> Option<String> {
+    let path = RelPath::new(format!("{}/{IGNORED}", context.path)).ok()?;
+    let bytes = sources::read_named(&roots.manifest, &path, MOST_IGNORED).ok()?;
+    String::from_utf8(bytes).ok()
 }
 
 /// Pieces on their way that the engine has not taken yet.
@@ -442,6 +466,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("ctx")).expect("made");
         std::fs::write(folder.path().join("ctx/Dockerfile"), "FROM theirs").expect("written");
+        std::fs::write(folder.path().join("ctx/.dockerignore"), "*").expect("written");
         let context = tree::digest(&folder.path().join("ctx"), &Hide::nothing()).expect("readable");
         let roots = Roots {
             root: folder.path().to_owned(),
@@ -457,11 +482,17 @@ mod tests {
                 digest: context.digest,
             }),
             network: bottle_planner::policy::BuildNetwork::None,
+            proxy: None,
+            ca: Some("certificates".into()),
             labels: BTreeMap::new(),
         };
         let tar = build_context(&roots, &image).expect("packed");
         tar::Archive::new(&tar[..]).unpack(folder.path().join("out")).expect("unpacks");
         let text = std::fs::read_to_string(folder.path().join("out/Dockerfile")).expect("there");
         assert_eq!(text, "FROM ours");
+        let file = |name: &str| std::fs::read_to_string(folder.path().join("out").join(name)).ok();
+        assert_eq!(file(trusted_build::CONTEXT_FILE).as_deref(), Some("certificates"));
+        let kept = format!("*\n!{}\n", trusted_build::CONTEXT_FILE);
+        assert_eq!(file(IGNORED), Some(kept));
     }
 }

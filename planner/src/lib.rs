@@ -32,5 +32,6 @@ pub mod show;
 pub mod sidecar;
 pub mod snapshot;
 pub mod spec;
+pub mod trusted_build;
 pub mod wants;
 pub mod words;

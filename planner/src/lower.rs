@@ -23,15 +23,16 @@ use crate::plan::{
     User, VolumeSpec, WorkspacePlace,
 };
 use crate::policy::{
-    BuildNetwork, GitCredential, GitTransport, HostPattern, PinnedImage, WorkspaceMode,
+    BuildNetwork, GitCredential, GitTransport, HostPattern, PinnedImage, Provider, WorkspaceMode,
 };
 use crate::provider;
 use crate::sidecar::{
-    BIN, BINARY, EGRESS_PORT, EgressSettings, GIT_GATE_PORT, GateSettings, HIDDEN_FILE,
+    BIN, BINARY, EGRESS_PORT, EgressSettings, First, GIT_GATE_PORT, GateSettings, HIDDEN_FILE,
     HIDDEN_FOLDER, IN, InitSettings, LEAK_RULES, PIPELOCK_PORT, PROTOCOL, RUN, RoutesFile,
     SIDECAR_BINARY, SUPERVISE_PORT, SuperviseSettings, UPSTREAM_CA,
 };
 use crate::spec::Spec;
+use crate::trusted_build;
 use crate::words::{AbsPath, Digest, EnvName, Identity, RelPath, Role};
 
 /// Something that should exist or be so.
@@ -244,16 +245,9 @@ impl Lowering<'_> {
             [],
         );
         if !self.grants.git.is_empty() {
-            let op = Operation::BuildImage(BuildImage {
-                tag: self.gate_image(),
-                dockerfile: gate::dockerfile(
-                    self.session.sidecar_user,
-                    self.grants.gate_base.as_deref(),
-                ),
-                context: None,
-                network: BuildNetwork::Open,
-                labels: self.image_labels(),
-            });
+            let user = self.session.sidecar_user;
+            let recipe = gate::dockerfile(user, self.grants.gate_base.as_deref());
+            let op = self.build(self.gate_image(), &recipe, None, BuildNetwork::Open);
             self.add("image:gate".to_string(), op, []);
         }
         let base_id = "image:agent".to_string();
@@ -261,17 +255,9 @@ impl Lowering<'_> {
         match &self.grants.image {
             ImageGrant::Build { dockerfile, context, network, .. } => {
                 let context = self.context_ref(context.as_ref());
-                self.add(
-                    base_id.clone(),
-                    Operation::BuildImage(BuildImage {
-                        tag: self.session.base_image.clone(),
-                        dockerfile: dockerfile.clone(),
-                        context,
-                        network: *network,
-                        labels: self.image_labels(),
-                    }),
-                    [],
-                );
+                let tag = self.session.base_image.clone();
+                let op = self.build(tag, dockerfile, context, *network);
+                self.add(base_id.clone(), op, []);
                 after.push(base_id);
             }
             ImageGrant::Reference { reference, digest: Some(digest), .. } => {
@@ -308,6 +294,29 @@ impl Lowering<'_> {
             labels: self.image_labels(),
         });
         self.add_after("image:workspace".to_string(), op, after);
+    }
+
+    /// A build that gets through the host's network as egress does: by its proxy, trusting its CA.
+    fn build(
+        &self,
+        tag: String,
+        recipe: &str,
+        context: Option<ContextRef>,
+        network: BuildNetwork,
+    ) -> Operation {
+        let ca = self.session.upstream_ca.clone();
+        Operation::BuildImage(BuildImage {
+            tag,
+            dockerfile: match ca {
+                Some(_) => trusted_build::trusting(recipe),
+                None => recipe.to_string(),
+            },
+            context,
+            network,
+            proxy: self.session.upstream_proxy.clone(),
+            ca,
+            labels: self.image_labels(),
+        })
     }
 
     fn context_ref(&self, digest: Option<&Digest>) -> Option<ContextRef> {
@@ -710,7 +719,7 @@ impl Lowering<'_> {
         let Some(egress) = self.address(Role::Egress) else { return };
         let workdir = self.workdir();
         let inputs = self.agent_files(prompt, egress, &workdir);
-        self.uploads(&place.container, &workdir);
+        self.uploads(&place.container, &workdir, prompt);
         let limits = &self.grants.limits;
         let mut mounts = vec![
             Mount::In,
@@ -820,17 +829,27 @@ impl Lowering<'_> {
         let path = "agent/in/resolv.conf";
         inputs.extend(RelPath::new(path).ok().map(|at| (at, Digest::of(resolver.as_bytes()))));
         self.file(path, 0o644, owner, resolver, Some("folder:agent/in".to_string()));
+        let asked = provider::Asked {
+            has_prompt: !prompt.is_empty(),
+            supervise: self.grants.supervise,
+            task: self.spec.task.as_deref(),
+            extra: &self.spec.args,
+        };
+        let kept = match &self.grants.provider {
+            Provider::Claude | Provider::Codex if self.session.resumed => {
+                provider::transcript(&self.grants.provider).and_then(|at| AbsPath::new(at).ok())
+            }
+            _ => None,
+        };
+        let first = kept.map(|transcript| First {
+            transcript,
+            argv: provider::argv(&self.grants.provider, false, asked),
+        });
         let init = InitSettings {
             protocol: PROTOCOL,
             provider: self.grants.provider.clone(),
-            argv: provider::argv(
-                &self.grants.provider,
-                self.session.resumed,
-                !prompt.is_empty(),
-                self.grants.supervise,
-                self.spec.task.as_deref(),
-                &self.spec.args,
-            ),
+            argv: provider::argv(&self.grants.provider, self.session.resumed, asked),
+            first,
             workdir: workdir.clone(),
             home: home(),
             wait_for: self.wait_for(),
@@ -887,7 +906,7 @@ impl Lowering<'_> {
 
     /// Files inside the agent's container that no mount can bring: the trust bundle goes into the
     /// container, first-run settings and skills onto its home volume.
-    fn uploads(&mut self, container: &str, workdir: &AbsPath) {
+    fn uploads(&mut self, container: &str, workdir: &AbsPath, prompt: &str) {
         let agent = self.session.agent_user;
         let system = User { uid: 0, gid: 0 };
         let folder = |at: &str, mode: u32, owner: User| {
@@ -919,13 +938,25 @@ impl Lowering<'_> {
 
         let home_volume = format!("bottle-home-{}", self.identity);
         let include = format!("[include]\n\tpath = {IN}/gitconfig\n");
-        let first_run = provider::first_run(&self.grants.provider, workdir.as_str())
-            .and_then(|(at, content)| text(at, content));
-        let items = [
-            folder(provider::HOME, 0o755, agent),
-            text("/home/agent/.gitconfig", include),
-            first_run,
-        ];
+        let mut items =
+            vec![folder(provider::HOME, 0o755, agent), text("/home/agent/.gitconfig", include)];
+        let placeholder = |(name, grant): (&EnvName, &EnvGrant)| {
+            name.as_str() == "OPENAI_API_KEY" && *grant == EnvGrant::Placeholder
+        };
+        let settings = provider::Settings {
+            workdir: workdir.as_str(),
+            prompt,
+            supervise: self.grants.supervise,
+            openai_placeholder: self.grants.env.iter().any(placeholder),
+        };
+        let mut parents = BTreeSet::new();
+        for (at, content) in provider::first_run(&self.grants.provider, settings) {
+            let parent = at.rsplit_once('/').map_or(at, |(parent, _)| parent);
+            if parent != provider::HOME && parents.insert(parent) {
+                items.push(folder(parent, 0o755, agent));
+            }
+            items.push(text(at, content));
+        }
         self.upload("home", container, Some(&home_volume), items, [create.clone()]);
 
         if let Some(place) = self.mounted()

@@ -599,6 +599,13 @@ pub struct BuildImage {
     pub context: Option<ContextRef>,
     /// What the build may reach.
     pub network: BuildNetwork,
+    /// The corporate proxy, and who is reached without it: variables of the build alone.
+    #[serde(default)]
+    pub proxy: Option<(String, Vec<String>)>,
+    /// The host config's extra certificate authorities, as PEM text of certificates alone: the file
+    /// `.bottle-upstream-ca.crt` of the context.
+    #[serde(default)]
+    pub ca: Option<String>,
     /// Image labels.
     pub labels: BTreeMap<String, String>,
 }

@@ -465,6 +465,9 @@ impl WorkspaceMode {
 pub enum Image {
     /// The provider's own, with packages and a setup script on top.
     Provider {
+        /// The version of the provider's program; `None` is the one this version of `bottle` takes.
+        #[serde(default)]
+        version: Option<String>,
         /// Debian packages to add.
         packages: BTreeSet<String>,
         /// Shell lines run at build time.

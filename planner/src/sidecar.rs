@@ -125,6 +125,16 @@ pub struct SuperviseSettings {
     pub timeout_seconds: u64,
 }
 
+/// A provider that is told to go on ends with an error where nothing was said yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct First {
+    /// The folder that holds a file once something was said.
+    pub transcript: AbsPath,
+    /// The argv of a first start; never empty.
+    pub argv: Vec<String>,
+}
+
 /// `agent/in/init.json`: what the agent's init runs, and what it waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
@@ -135,6 +145,9 @@ pub struct InitSettings {
     pub provider: Provider,
     /// The argv; never empty.
     pub argv: Vec<String>,
+    /// What is run in its place while there is nothing to resume.
+    #[serde(default)]
+    pub first: Option<First>,
     /// Its working folder.
     pub workdir: AbsPath,
     /// Its home folder.

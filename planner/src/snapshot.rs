@@ -35,6 +35,9 @@ pub struct Snapshot {
     pub volumes: BTreeMap<String, Volume>,
     /// Images by each reference the plan may name (tags, digests), present ones only.
     pub images: BTreeMap<String, ImageFact>,
+    /// What registries say the references mean that are named by tag and not present.
+    #[serde(default)]
+    pub resolved: BTreeMap<String, Digest>,
     /// Subnets that are taken: by the host's own routes, and by networks that do not concern this
     /// plan.
     pub host_routes: BTreeSet<Subnet>,

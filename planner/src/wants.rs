@@ -28,6 +28,8 @@ pub struct Wants {
     pub container: Option<String>,
     /// Image references that the manifest or an override names.
     pub images: BTreeSet<String>,
+    /// Those of them that a registry is asked for where they are not present.
+    pub references: BTreeSet<String>,
     /// Logical secrets.
     pub secrets: BTreeSet<SecretName>,
     /// Host variables that secrets come from.
@@ -74,6 +76,7 @@ impl Wants {
             launch: Some(Box::new((manifest.clone(), spec.clone()))),
             ..Self::default()
         };
+        wants.references.extend(spec.overrides.image.clone());
         wants.images.extend(spec.overrides.image.clone());
         wants.images.extend(spec.overrides.derived_image.clone());
         let Some(agent) = manifest.agents.get(&spec.agent) else { return wants };
@@ -162,6 +165,7 @@ impl Wants {
         }
         match &bottle.image {
             Image::Reference { reference, .. } => {
+                self.references.insert(reference.clone());
                 self.images.insert(reference.clone());
             }
             Image::Dockerfile { dockerfile, context, .. } => {
@@ -171,7 +175,9 @@ impl Wants {
             Image::Provider { .. } => {
                 if matches!(bottle.provider, Provider::Command { .. }) {
                     let base = config.base_image.clone();
-                    self.images.insert(base.unwrap_or_else(|| provider::DEFAULT_BASE.to_string()));
+                    let base = base.unwrap_or_else(|| provider::DEFAULT_BASE.to_string());
+                    self.references.insert(base.clone());
+                    self.images.insert(base);
                 }
             }
         }

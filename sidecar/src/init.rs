@@ -48,6 +48,8 @@ const SIDECARS: Duration = Duration::from_secs(60);
 const DELIVERY: Duration = Duration::from_secs(10 * 60);
 /// Between two attempts to reach a sidecar.
 const POLL: Duration = Duration::from_millis(20);
+/// Folders between a provider's transcripts and their own folder: year, month and day.
+const DEPTH: u32 = 3;
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -164,7 +166,11 @@ async fn run_agent(places: &Places) -> Result<Ended, InitError> {
         }
     }
 
-    let agent = spawn(&settings, literals, mailbox.close())?;
+    let argv = match &settings.first {
+        Some(first) if !holds_a_file(Path::new(first.transcript.as_str()), DEPTH) => &first.argv,
+        _ => &settings.argv,
+    };
+    let agent = spawn(argv, &settings, literals, mailbox.close())?;
     Ok(watch(agent, &settings, signals).await)
 }
 
@@ -179,7 +185,7 @@ fn become_reaper() {
 }
 
 fn check(settings: &InitSettings) -> Result<(), InitError> {
-    if settings.argv.is_empty() {
+    if settings.argv.is_empty() || settings.first.as_ref().is_some_and(|f| f.argv.is_empty()) {
         return Err(InitError::EmptyArgv);
     }
     for (name, seconds) in
@@ -292,20 +298,21 @@ impl Mailbox {
 
 /// Starts the agent in a process group of its own and gives that group the terminal.
 fn spawn(
+    argv: &[String],
     settings: &InitSettings,
     literals: Vec<(EnvName, String)>,
     secrets: Delivery,
 ) -> Result<Pid, InitError> {
-    let program = OsString::from(&settings.argv[0]);
+    let program = OsString::from(&argv[0]);
     let mut command = Command::new(&program);
     command
-        .args(&settings.argv[1..])
+        .args(&argv[1..])
         .envs(literals.iter().map(|(name, value)| (name.as_str(), value)))
         .envs(secrets.iter().map(|(name, value)| (name, value.expose())))
         .env("HOME", settings.home.as_str())
         .current_dir(settings.workdir.as_str())
         .process_group(0);
-    let failed = |source| InitError::Spawn { program: settings.argv[0].clone(), source };
+    let failed = |source| InitError::Spawn { program: argv[0].clone(), source };
     let child = command.spawn().map_err(failed)?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
@@ -318,6 +325,17 @@ fn spawn(
         }
     }
     Ok(pid)
+}
+
+/// Whether a file lies in a folder or below it, as deep as providers put theirs. Links are neither
+/// files nor folders here.
+fn holds_a_file(folder: &Path, depth: u32) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => depth > 0 && holds_a_file(&entry.path(), depth - 1),
+        Ok(kind) => kind.is_file(),
+        Err(_) => false,
+    })
 }
 
 /// Stays with the agent until it is gone; the answer is the exit code.
@@ -584,6 +602,19 @@ mod tests {
         let error = read_env(&file).unwrap_err();
         assert_eq!(error.code(), exit::CONFIG);
         assert!(error.to_string().ends_with("line 2: expected NAME=VALUE"), "{error}");
+    }
+
+    #[test]
+    fn something_to_resume_is_a_file_in_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        assert!(!holds_a_file(&at("none"), DEPTH));
+        std::fs::create_dir_all(at("2026/01/31/deep/deeper")).unwrap();
+        std::os::unix::fs::symlink("/etc", at("link")).unwrap();
+        std::fs::write(at("2026/01/31/deep/deeper/x"), "").unwrap();
+        assert!(!holds_a_file(folder.path(), DEPTH), "a link, and a file out of reach");
+        std::fs::write(at("2026/01/31/said.jsonl"), "").unwrap();
+        assert!(holds_a_file(folder.path(), DEPTH));
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub fn snapshot() -> Snapshot {
         networks: BTreeMap::new(),
         volumes: BTreeMap::new(),
         images: [("debian:bookworm-slim".to_string(), base)].into(),
+        resolved: BTreeMap::new(),
         host_routes: BTreeSet::new(),
         config: HostConfig::default(),
         upstream_ca: None,
@@ -113,6 +114,7 @@ pub fn bottle() -> Bottle {
         },
         supervise: false,
         image: Image::Provider {
+            version: None,
             packages: BTreeSet::new(),
             setup: String::new(),
             build: Build { network: BuildNetwork::Open, allow_from: BTreeSet::new() },

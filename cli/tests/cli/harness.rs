@@ -165,6 +165,7 @@ impl Host {
             networks: BTreeMap::new(),
             volumes: BTreeMap::new(),
             images: [("debian:bookworm-slim".to_string(), base)].into(),
+            resolved: BTreeMap::new(),
             host_routes: BTreeSet::new(),
             config: HostConfig::default(),
             upstream_ca: None,

@@ -6,14 +6,17 @@
 //! above what the engine speaks.
 
 mod console;
+mod sealed;
 mod upkeep;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models as api;
 use bollard::query_parameters as query;
@@ -35,6 +38,7 @@ use zeroize::Zeroizing;
 
 use super::ping::{Ping, ping};
 use super::{Engine, EngineError, ExecResult, HostPaths, Incoming, Observed, Outgoing};
+use crate::logins::{HUB, Login, Logins, registry_of};
 
 /// Where the engine listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -47,6 +51,8 @@ const SLOW_SECONDS: u64 = 3600;
 const MAX_OUTPUT: usize = 64 << 10;
 /// The most that is kept of a container's log, in bytes.
 const MAX_LOG: usize = 4 << 20;
+/// How long a registry may take to say what a tag means.
+const REGISTRY: Duration = Duration::from_secs(15);
 /// The last lines of a failed build that are repeated in its error.
 const BUILD_TAIL: usize = 12;
 /// What Docker writes for "never started".
@@ -59,6 +65,7 @@ pub struct Docker {
     slow: bollard::Docker,
     address: String,
     said: Ping,
+    logins: Option<Logins>,
 }
 
 /// Where an engine listens, as `DOCKER_HOST` spells it.
@@ -132,7 +139,44 @@ impl Docker {
         let ClientVersion { major_version: major, minor_version: minor } = client.client_version();
         let client = client.with_request_modifier(move |r| amend(r, major, minor));
         let slow = client.clone().with_timeout(Duration::from_secs(SLOW_SECONDS));
-        Ok(Self { quick: client, slow, address: shown, said })
+        Ok(Self { quick: client, slow, address: shown, said, logins: None })
+    }
+
+    /// The same, that logs in where a registry wants it.
+    #[must_use]
+    pub fn with_logins(self, logins: Logins) -> Self {
+        Self { logins: Some(logins), ..self }
+    }
+
+    /// The login for a reference's registry. A helper may take its time: it has a thread of its own.
+    async fn login(&self, reference: &str) -> Result<Option<DockerCredentials>, EngineError> {
+        let Some(logins) = self.logins.clone() else { return Ok(None) };
+        let registry = registry_of(reference).to_owned();
+        let looked = tokio::task::spawn_blocking(move || {
+            let login = logins.of(&registry).map_err(|e| e.to_string())?;
+            Ok::<_, String>(login.map(|login| credentials(login, registry)))
+        });
+        let refused = |message: String| EngineError::Refused {
+            action: format!("use `{reference}`"),
+            message,
+        };
+        looked.await.map_err(|e| refused(e.to_string()))?.map_err(refused)
+    }
+
+    /// Logins for the registries of all bases of a build, by their names in a registry header.
+    async fn logins_of(
+        &self,
+        context: &[u8],
+    ) -> Result<Option<HashMap<String, DockerCredentials>>, EngineError> {
+        let mut all = HashMap::new();
+        if self.logins.is_some() {
+            for base in bases(context) {
+                if let Some(login) = self.login(&base).await? {
+                    all.insert(login.serveraddress.clone().unwrap_or_default(), login);
+                }
+            }
+        }
+        Ok((!all.is_empty()).then_some(all))
     }
 
     fn failed(&self, action: &str) -> impl Fn(bollard::errors::Error) -> EngineError {
@@ -256,6 +300,20 @@ impl Docker {
         // base's with our labels. `ONBUILD` is a builder's affair: a commit runs none of it.
         let answer = self.slow.commit_container(options, api::ContainerConfig::default()).await;
         answer.map(drop).map_err(self.failed(&format!("commit the image `{tag}`")))
+    }
+
+    /// Removes what the steps of a failed build left: images without a name, newest first. The engine
+    /// keeps what something else is built on.
+    async fn discard(&self, made: &MadeByBuild) {
+        for id in made.steps.iter().rev() {
+            let found = self.inspect_image(id).await;
+            let named = |i: &api::ImageInspect| i.repo_tags.as_ref().is_some_and(|t| !t.is_empty());
+            if found.is_ok_and(|image| image.as_ref().is_some_and(|image| !named(image))) {
+                let options = None::<query::RemoveImageOptions>;
+                // Whoever builds the same at the same time may hold it.
+                let _ = self.quick.remove_image(id, options, None).await;
+            }
+        }
     }
 
     async fn exec_code(&self, id: &str) -> Result<i64, EngineError> {
@@ -417,7 +475,11 @@ impl Engine for Docker {
         paths: &HostPaths,
     ) -> Result<String, EngineError> {
         let options = query::CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let body = container_body(spec, labels, paths)?;
+        let mut body = container_body(spec, labels, paths)?;
+        let mounts = body.host_config.as_ref().and_then(|host| host.mounts.as_ref());
+        let mounted: Vec<&str> =
+            mounts.into_iter().flatten().filter_map(|mount| mount.target.as_deref()).collect();
+        body.image = Some(self.sealed(&spec.image, labels.get(LABEL_OWNER), &mounted).await?);
         let answer = self.quick.create_container(Some(options), body).await;
         let created =
             answer.map_err(self.failed(&format!("create the container `{}`", spec.name)))?;
@@ -452,7 +514,12 @@ impl Engine for Docker {
     }
 
     async fn remove_container(&self, container: &str) -> Result<(), EngineError> {
-        self.remove(container).await
+        let found = self.inspect(container).await?;
+        self.remove(container).await?;
+        if let Some(found) = found {
+            self.remove_twin(&found.image).await;
+        }
+        Ok(())
     }
 
     async fn signal(&self, container: &str, signal: &str) -> Result<(), EngineError> {
@@ -596,9 +663,11 @@ impl Engine for Docker {
         tag: &str,
         context: Bytes,
         network: BuildNetwork,
+        proxy: Option<&(String, Vec<String>)>,
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError> {
+        let arguments = proxy.map(proxy_arguments).unwrap_or_default();
         let network = match network {
             BuildNetwork::Open => "default",
             BuildNetwork::None => "none",
@@ -612,9 +681,20 @@ impl Engine for Docker {
             .nocache(false)
             .networkmode(network)
             .labels(&labels)
+            .buildargs(&arguments)
             .build();
-        let stream = self.slow.build_image(options, None, Some(body_full(context)));
-        follow(stream, &self.failed(&format!("build the image `{tag}`")), progress).await?;
+        let logins = self.logins_of(&context).await?;
+        let stream = self.slow.build_image(options, logins, Some(body_full(context)));
+        let made = RefCell::new(MadeByBuild::default());
+        let note = |line: &str| {
+            made.borrow_mut().note(line);
+            progress(line);
+        };
+        let action = format!("build the image `{tag}`");
+        if let Err(error) = follow(stream, &self.failed(&action), &note).await {
+            self.discard(&made.into_inner()).await;
+            return Err(error);
+        }
         self.image_id(tag).await
     }
 
@@ -625,6 +705,7 @@ impl Engine for Docker {
         layer: &mut dyn FnMut(Vec<String>) -> Outgoing,
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError> {
+        let base = &self.sealed(base, labels.get(LABEL_OWNER), &[]).await?;
         let image = self.inspect_image(base).await?;
         let Some(image) = image else {
             return Err(EngineError::NotFound { message: format!("no such image: {base}") });
@@ -646,9 +727,24 @@ impl Engine for Docker {
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError> {
         let options = query::CreateImageOptionsBuilder::default().from_image(reference).build();
-        let stream = self.slow.create_image(Some(options), None, None);
+        let login = self.login(reference).await?;
+        let stream = self.slow.create_image(Some(options), None, login);
         follow(stream, &self.failed(&format!("pull `{reference}`")), progress).await?;
         self.image_id(reference).await
+    }
+
+    async fn resolve(&self, reference: &str) -> Result<Option<Digest>, EngineError> {
+        let login = self.login(reference).await?;
+        let ask = self.quick.inspect_registry_image(reference, login);
+        let action = format!("ask the registry for `{reference}`");
+        let refused = |message: &str| EngineError::Refused {
+            action: action.clone(),
+            message: message.to_owned(),
+        };
+        let answer = tokio::time::timeout(REGISTRY, ask).await;
+        let answer = answer.map_err(|_| refused("its registry does not answer"))?;
+        let found = present(answer.map_err(self.failed(&action)))?;
+        Ok(found.and_then(|found| Digest::new(found.descriptor.digest?).ok()))
     }
 
     async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
@@ -674,6 +770,49 @@ impl Engine for Docker {
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+fn credentials(login: Login, registry: String) -> DockerCredentials {
+    let server = if registry == "docker.io" { HUB.to_owned() } else { registry };
+    let mut credentials =
+        DockerCredentials { serveraddress: Some(server), ..DockerCredentials::default() };
+    match login {
+        Login::Password { user, password } => {
+            credentials.username = Some(user);
+            credentials.password = Some(password.to_string());
+        }
+        Login::Token(token) => credentials.identitytoken = Some(token.to_string()),
+    }
+    credentials
+}
+
+/// What a context's Dockerfile builds on: the last file of that name, as the engine takes it.
+fn bases(context: &[u8]) -> BTreeSet<String> {
+    let mut text = String::new();
+    let mut archive = tar::Archive::new(context);
+    for mut entry in archive.entries().into_iter().flatten().flatten() {
+        if entry.path().is_ok_and(|path| path == Path::new("Dockerfile")) {
+            text.clear();
+            let _ = io::Read::read_to_string(&mut entry, &mut text);
+        }
+    }
+    let base = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        words.next().filter(|word| word.eq_ignore_ascii_case("FROM"))?;
+        words.find(|word| !word.starts_with("--")).map(str::to_owned)
+    };
+    text.lines().filter_map(base).collect()
+}
+
+/// Arguments that every builder knows without being told, and keeps out of an image's history and
+/// of what its cache compares (Dockerfile reference, "Predefined ARGs").
+fn proxy_arguments((proxy, direct): &(String, Vec<String>)) -> HashMap<String, String> {
+    let direct = direct.join(",");
+    let pairs = [("HTTP_PROXY", proxy), ("HTTPS_PROXY", proxy), ("NO_PROXY", &direct)];
+    let both = |(name, value): (&str, &String)| {
+        [(name.to_ascii_lowercase(), value.clone()), (name.to_owned(), value.clone())]
+    };
+    pairs.into_iter().filter(|(_, value)| !value.is_empty()).flat_map(both).collect()
 }
 
 /// Whether the engine could not be asked because its socket is not this user's to open.
@@ -705,6 +844,7 @@ fn container_body(
             test: Some(vec!["NONE".to_owned()]),
             ..Default::default()
         }),
+        stop_signal: Some("SIGTERM".to_owned()),
         stop_timeout: Some(10),
         host_config: Some(host_config(spec, paths)?),
         networking_config: Some(api::NetworkingConfig { endpoints_config: Some(endpoints) }),
@@ -861,6 +1001,16 @@ fn amend(mut request: BollardRequest, major: usize, minor: usize) -> BollardRequ
             *request.uri_mut() = versioned;
         }
     }
+    // And its header of logins is base64 of another alphabet than engines read (RFC 4648, 5).
+    for name in ["x-registry-auth", "x-registry-config"] {
+        if let Some(value) = request.headers_mut().get_mut(name)
+            && let Ok(text) = value.to_str()
+            && let Ok(amended) = text.replace('+', "-").replace('/', "_").parse()
+        {
+            *value = amended;
+            value.set_sensitive(true);
+        }
+    }
     if uri.path().ends_with("/networks/create") { check_duplicate(request) } else { request }
 }
 
@@ -997,6 +1147,30 @@ impl Progress for api::CreateImageInfo {
     }
 }
 
+/// The images that the steps of a build made, as the builder tells of them: neither bases nor what
+/// its cache had.
+#[derive(Debug, Default)]
+struct MadeByBuild {
+    steps: Vec<String>,
+    known: bool,
+}
+
+impl MadeByBuild {
+    fn note(&mut self, line: &str) {
+        if let Some((_, instruction)) =
+            line.strip_prefix("Step ").and_then(|rest| rest.split_once(" : "))
+        {
+            self.known = instruction.to_ascii_uppercase().starts_with("FROM");
+        } else if let Some(said) = line.trim_start().strip_prefix("---> ") {
+            if said == "Using cache" {
+                self.known = true;
+            } else if said.bytes().all(|b| b.is_ascii_hexdigit()) && !self.known {
+                self.steps.push(said.to_owned());
+            }
+        }
+    }
+}
+
 /// Passes progress on line by line; an error carries the last lines with it.
 async fn follow<T: Progress>(
     stream: impl Stream<Item = Result<T, bollard::errors::Error>>,
@@ -1061,13 +1235,17 @@ fn image_archive(
         ("layer.tar", layer),
         ("manifest.json", manifest.as_bytes()),
     ] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        archive.append_data(&mut header, name, content)?;
+        append(&mut archive, name, content)?;
     }
     archive.into_inner()
+}
+
+fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    archive.append_data(&mut header, name, content)
 }
 
 fn split_tag(tag: &str) -> (&str, &str) {

@@ -678,6 +678,7 @@ impl Engine for MemoryEngine {
         tag: &str,
         context: Bytes,
         _network: BuildNetwork,
+        _proxy: Option<&(String, Vec<String>)>,
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError> {
@@ -691,6 +692,10 @@ impl Engine for MemoryEngine {
             Ok(inner.tag(tag, made))
         })
         .await
+    }
+
+    async fn resolve(&self, _reference: &str) -> Result<Option<Digest>, EngineError> {
+        Ok(None)
     }
 
     async fn assemble_image(

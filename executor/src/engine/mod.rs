@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use bottle_planner::plan::{ContainerSpec, NetworkSpec, VolumeSpec};
 use bottle_planner::policy::BuildNetwork;
 use bottle_planner::snapshot::{Container, Engine as EngineFacts, ImageFact, Network, Volume};
-use bottle_planner::words::Role;
+use bottle_planner::words::{Digest, Role};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
@@ -189,12 +189,14 @@ pub trait Engine {
         tar: Bytes,
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError>;
-    /// Builds an image from a context (a tar archive with `Dockerfile` at its top).
+    /// Builds an image from a context (a tar archive with `Dockerfile` at its top). The proxy and who
+    /// is reached without it are variables of the build's steps, and left in no image.
     async fn build_image(
         &self,
         tag: &str,
         context: Bytes,
         network: BuildNetwork,
+        proxy: Option<&(String, Vec<String>)>,
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError>;
@@ -214,6 +216,9 @@ pub trait Engine {
         reference: &str,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError>;
+    /// The digest of a reference's manifest, as its registry has it now; `None` where the engine
+    /// cannot ask, or the registry does not know it.
+    async fn resolve(&self, reference: &str) -> Result<Option<Digest>, EngineError>;
     /// Removes an image by tag.
     async fn remove_image(&self, reference: &str) -> Result<(), EngineError>;
 

@@ -235,7 +235,7 @@ fn image(reader: &mut Reader<'_>, field: Field<'_>) -> Option<Image> {
         return None;
     }
     let fields = reader.fields(field, &keys::IMAGE)?;
-    let own = fields.get("packages").or_else(|| fields.get("setup"));
+    let own = ["packages", "setup", "version"].into_iter().find_map(|key| fields.get(key));
     let forms = [fields.get("dockerfile"), fields.get("reference"), own];
     let mut forms = forms.into_iter().flatten();
     if let (Some(first), Some(second)) = (forms.next(), forms.next()) {
@@ -276,7 +276,20 @@ fn image(reader: &mut Reader<'_>, field: Field<'_>) -> Option<Image> {
         packages.map(|items| items.filter_map(|item| git::glob(reader, item, package)).collect());
     let setup = fields.get("setup").and_then(|field| reader.text(field)).unwrap_or_default();
     let packages = packages.unwrap_or_default();
-    Some(Image::Provider { packages, setup: setup.to_string(), build })
+    let version = match fields.get("version") {
+        Some(field) => Some(git::glob(reader, field, version)?),
+        None => None,
+    };
+    Some(Image::Provider { version, packages, setup: setup.to_string(), build })
+}
+
+/// A version as npm has them (SemVer 2.0.0, 9 and 10).
+fn version(text: &str) -> Result<(), &'static str> {
+    let ok = text.len() <= 64
+        && text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-+".contains(&b))
+        && text.split('.').count() >= 3;
+    if ok { Ok(()) } else { Err("expected a version like `1.2.3`") }
 }
 
 /// A Debian package name (Debian policy 5.6.1), with an optional `=version`.

@@ -249,6 +249,7 @@ fn complete(
     }
     let limits = Limits::default();
     let image = Image::Provider {
+        version: None,
         packages: BTreeSet::new(),
         setup: String::new(),
         build: Build { network: BuildNetwork::Open, allow_from: BTreeSet::new() },

@@ -382,6 +382,12 @@ pub(super) static IMAGE: Table = Table {
         key("dockerfile", Optional, Text, "A Dockerfile below the manifest's folder."),
         key("context", Optional, Text, "Its build context. Default: an empty one."),
         key("reference", Optional, Text, "An image as it is, by tag or digest."),
+        key(
+            "version",
+            Optional,
+            Text,
+            "The version of the provider's program. Default: bottle's own.",
+        ),
         key("packages", Optional, List(&TEXT), "Debian packages on top of the provider's image."),
         key("setup", Optional, Text, "Shell lines run at build time."),
         key("build", Optional, Object(&BUILD), "How the image is built."),

@@ -10,6 +10,7 @@ use crate::grants::ImageGrant;
 use crate::plan::Requirement;
 use crate::policy::{Bottle, BuildNetwork, Image, Provider};
 use crate::provider;
+use crate::snapshot::ImageFact;
 use crate::words::{Digest, Identity, RelPath};
 
 impl Ground<'_> {
@@ -52,8 +53,15 @@ impl Ground<'_> {
                 allow_from,
                 approved_change: false,
             },
-            Image::Provider { packages, setup, build } => {
+            Image::Provider { version, packages, setup, build } => {
                 let base = self.base_image();
+                if let (Provider::Command { .. }, Some(version)) = (&bottle.provider, version) {
+                    self.error(
+                        ErrorCode::ImageMissing,
+                        format!("`image.version` is {version}, and the provider is a command"),
+                        "a version is one of claude or codex; install the command's own in `setup`",
+                    );
+                }
                 if matches!(bottle.provider, Provider::Command { .. })
                     && packages.is_empty()
                     && setup.is_empty()
@@ -61,7 +69,13 @@ impl Ground<'_> {
                     return self.reference(&base, allow_from);
                 }
                 ImageGrant::Build {
-                    dockerfile: provider::dockerfile(&bottle.provider, &base, packages, setup),
+                    dockerfile: provider::dockerfile(
+                        &bottle.provider,
+                        &base,
+                        version.as_deref(),
+                        packages,
+                        setup,
+                    ),
                     context: None,
                     network: build.network,
                     allow_from,
@@ -83,12 +97,22 @@ impl Ground<'_> {
     fn reference(&mut self, reference: &str, allow_from: BTreeSet<String>) -> ImageGrant {
         let pinned = reference.split_once('@').and_then(|(_, digest)| Digest::new(digest).ok());
         let present = self.snapshot.images.get(reference);
+        // A registry's digest means the same on every host, and an image that went is pulled again.
+        let known = match present {
+            Some(image) => registry_digest(reference, image),
+            None => self.snapshot.resolved.get(reference).cloned(),
+        };
+        if let (None, Some(digest)) = (&pinned, known) {
+            let reference = format!("{reference}@{digest}");
+            return ImageGrant::Reference { reference, digest: Some(digest), allow_from };
+        }
         let digest = pinned.clone().or_else(|| present.map(|image| image.id.clone()));
         if digest.is_none() && !self.spec.offline && self.snapshot.engine.is_some() {
             self.error(
                 ErrorCode::ImageMissing,
                 format!("image `{reference}` is not present"),
-                format!("`docker pull {reference}`, or name it with its digest to have it pulled"),
+                "its registry does not know it, or did not answer: log in with `docker login`, or \
+                 bring it in with `docker pull`",
             );
         }
         ImageGrant::Reference { reference: reference.to_string(), digest, allow_from }
@@ -129,4 +153,15 @@ impl Ground<'_> {
         }
         Some(applied.grants.image.clone())
     }
+}
+
+/// The digest under which a present image was pulled by this very name.
+fn registry_digest(reference: &str, image: &ImageFact) -> Option<Digest> {
+    let tag = reference.rfind(':').filter(|at| !reference[*at..].contains('/'));
+    let name = tag.map_or(reference, |at| &reference[..at]);
+    let digest = |known: &String| {
+        let (of, digest) = known.split_once('@')?;
+        (of == name).then(|| Digest::new(digest).ok())?
+    };
+    image.repo_digests.iter().find_map(digest)
 }

@@ -14,4 +14,4 @@ pub use authority::Authority;
 pub use broken::Broken;
 pub use git_http::GitHttp;
 pub use hop::Hop;
-pub use origin::{Origin, Page, Request, SAID, Sites};
+pub use origin::{Answer, Origin, Page, Request, SAID, Sites};

@@ -101,6 +101,9 @@ pub struct Page {
 /// Pages by host and path.
 pub type Sites = BTreeMap<&'static str, BTreeMap<String, Page>>;
 
+/// An answer as a test makes it: the status and the page.
+pub type Answer = dyn Fn(&Request) -> (u16, Page) + Send + Sync;
+
 /// A running server; it ends when this goes.
 #[derive(Debug)]
 pub struct Origin {
@@ -110,14 +113,20 @@ pub struct Origin {
     _stop: oneshot::Sender<()>,
 }
 
-#[derive(Debug)]
 struct Memory {
     sites: Sites,
+    answer: Option<Box<Answer>>,
     bytes: Mutex<Vec<u8>>,
     requests: Mutex<Vec<Request>>,
     messages: Mutex<Vec<Vec<u8>>>,
     connections: AtomicUsize,
     released: Semaphore,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memory").field("sites", &self.sites).finish_non_exhaustive()
+    }
 }
 
 impl Origin {
@@ -128,7 +137,7 @@ impl Origin {
     /// If the address cannot be listened on.
     #[must_use]
     pub fn plain(at: impl Into<SocketAddr>) -> Self {
-        Self::serve(at.into(), None, Sites::new())
+        Self::serve(at.into(), None, Sites::new(), None)
     }
 
     /// Serves over TLS.
@@ -148,15 +157,35 @@ impl Origin {
     /// If the address cannot be listened on.
     #[must_use]
     pub fn site(at: impl Into<SocketAddr>, config: Arc<ServerConfig>, sites: Sites) -> Self {
-        Self::serve(at.into(), Some(config.into()), sites)
+        Self::serve(at.into(), Some(config.into()), sites, None)
     }
 
-    fn serve(at: SocketAddr, tls: Option<TlsAcceptor>, sites: Sites) -> Self {
+    /// Serves over TLS what a function makes of each request.
+    ///
+    /// # Panics
+    ///
+    /// If the address cannot be listened on.
+    #[must_use]
+    pub fn answering(
+        at: impl Into<SocketAddr>,
+        config: Arc<ServerConfig>,
+        answer: Box<Answer>,
+    ) -> Self {
+        Self::serve(at.into(), Some(config.into()), Sites::new(), Some(answer))
+    }
+
+    fn serve(
+        at: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        sites: Sites,
+        answer: Option<Box<Answer>>,
+    ) -> Self {
         let listener = std::net::TcpListener::bind(at).expect("the address is free");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound");
         let memory = Arc::new(Memory {
             sites,
+            answer,
             bytes: Mutex::default(),
             requests: Mutex::default(),
             messages: Mutex::default(),
@@ -302,6 +331,13 @@ fn text(text: impl Into<Bytes>) -> Body {
 }
 
 fn respond(request: &Request, memory: &Arc<Memory>) -> Response<Body> {
+    if let Some(answer) = &memory.answer {
+        let (status, page) = answer(request);
+        let mut response = Response::new(text(page.body));
+        *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+        response.headers_mut().insert("content-type", HeaderValue::from_static(page.kind));
+        return response;
+    }
     let path = request.path.split('?').next().unwrap_or_default();
     let host = request.header("host").unwrap_or_else(|| request.authority.clone());
     if let Some(pages) = memory.sites.get(host.split(':').next().unwrap_or_default()) {

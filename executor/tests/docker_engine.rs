@@ -258,7 +258,7 @@ async fn images_are_imported_built_and_assembled() {
     };
     let made = world.docker.assemble_image(&assembled, &built, &mut layer, &labels).await;
     made.expect("assembled");
-    assert_eq!(declared, ["/data"], "whoever packs is told");
+    assert_eq!(declared, Vec::<String>::new(), "what the base declares as volumes is none here");
     let raw_image = raw().inspect_image(&assembled).await.expect("there");
     let config = raw_image.config.expect("a config");
     assert_eq!(config.entrypoint, Some(vec!["/bin/sh".to_owned()]), "the base's own stays");
@@ -288,6 +288,10 @@ async fn images_are_imported_built_and_assembled() {
     let cut = world.docker.assemble_image(&name, &built, &mut broken, &labels).await;
     assert!(cut.is_err(), "{cut:?}");
     assert_eq!(world.docker.image(&name).await.expect("asked"), None);
+    let kept = archive(&[("data/file", b"hello\n")]);
+    let mut kept = |_| outgoing(kept.clone());
+    let kept = world.docker.assemble_image(&world.name("kept:1"), &built, &mut kept, &labels).await;
+    kept.expect("a VOLUME of the base swallows nothing");
     let none = archive(&[("x", b"")]);
     let mut none = |_| outgoing(none.clone());
     let none = world.docker.assemble_image("h2-none:1", "h2-none:0", &mut none, &labels).await;

@@ -101,8 +101,8 @@ fn a_person_works_with_it_on_a_terminal() {
     // Nothing is said yet: there is nothing to resume, and resuming begins anew.
     let terminal = Terminal::run(&world.host, &world.start(&session, &[]));
     terminal.shows(ready);
-    terminal.types("/exit");
-    terminal.shows("ended: 0");
+    world.host.run(&["stop", &session]).code(0);
+    terminal.shows("ended: ");
     drop(terminal);
     let terminal = Terminal::run(&world.host, &resume(&session, &[]));
     terminal.shows(ready);
@@ -113,6 +113,7 @@ fn a_person_works_with_it_on_a_terminal() {
     let whoami = docker(&["exec", &format!("bottle-{session}"), "id", "-u"]).code(0).out;
     assert_eq!(whoami, "1000\n");
     terminal.types("/exit");
+    terminal.keeps();
     terminal.shows("ended: 0");
     drop(terminal);
 
@@ -123,6 +124,8 @@ fn a_person_works_with_it_on_a_terminal() {
     terminal.types("so long");
     terminal.shows(NOTED);
     terminal.types("/exit");
+    terminal.keeps();
     terminal.shows("ended: 0");
+    world.pulls(&session);
     world.host.run(&["destroy", &session, "--yes"]).code(0);
 }

@@ -93,6 +93,7 @@ fn a_person_works_with_it_on_a_terminal() {
     asked_as_planned(&world);
     assert_eq!(file(&session, MADE.0), MADE.1);
     terminal.types("/quit");
+    terminal.keeps();
     terminal.shows("ended: 0");
     drop(terminal);
     let terminal = Terminal::run(&world.host, &resume(&session, &[]));
@@ -100,6 +101,8 @@ fn a_person_works_with_it_on_a_terminal() {
     terminal.types("so long");
     terminal.shows(NOTED);
     terminal.types("/quit");
+    terminal.keeps();
     terminal.shows("ended: 0");
+    world.pulls(&session);
     world.host.run(&["destroy", &session, "--yes"]).code(0);
 }

@@ -64,6 +64,13 @@ impl Terminal {
         self.shows(line);
         self.tmux(&["send-keys", "Enter"]).code(0);
     }
+
+    /// Answers what becomes of work that nobody pulled: it is kept.
+    #[track_caller]
+    pub fn keeps(&self) {
+        self.shows("Pull it, keep the session, or discard it? [p/K/d]");
+        self.tmux(&["send-keys", "Enter"]).code(0);
+    }
 }
 
 impl Drop for Terminal {

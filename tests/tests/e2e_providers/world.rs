@@ -8,6 +8,8 @@ use std::process::Command;
 use bottle_outside::{Answer, Authority, Origin};
 use bottle_tests::host::{Host, Ran, docker, ran, unique};
 
+use crate::api::MADE;
+
 /// What the prompt of the manifest says.
 pub const PROMPT: &str = "You are the caretaker of \"blue\" things.\nBe brief.";
 /// A skill, and what its description says.
@@ -61,6 +63,15 @@ impl World {
         let words = ["start", "dev", "--manifest", "bottle.yaml", "--yes", "--name", session];
         let workspace = ["--workspace", "copy", "--cwd", "code"];
         words.into_iter().chain(workspace).chain(more.iter().copied()).collect()
+    }
+
+    /// Pulls what the agent made into the folder it began with.
+    #[track_caller]
+    pub fn pulls(&self, session: &str) {
+        let name = MADE.0.rsplit('/').next().expect("a name");
+        let pulled = self.host.run(&["pull", session, "--yes"]).code(0);
+        pulled.prints(&format!("+++ b/{name}")).prints(&format!("+{}", MADE.1.trim_end()));
+        assert_eq!(self.host.read(&format!("work/code/{name}")), MADE.1);
     }
 
     /// The bodies of the requests to a path, oldest first.

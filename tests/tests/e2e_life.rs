@@ -149,7 +149,9 @@ impl StandIn {
     fn build() -> Self {
         let name = unique("stand-in");
         let folder = tempfile::tempdir().expect("a folder");
-        let script = "#!/bin/sh\\necho \"claude $*\"; pwd; ls; sleep ${SECONDS_TO_WORK:-86400}";
+        // Where nothing was said, nothing is carried on: it leaves a transcript, as Claude Code does.
+        let script = "#!/bin/sh\\nd=~/.claude/projects/w; mkdir -p $d; : >$d/1.jsonl\\n\
+                      echo \"claude $*\"; pwd; ls; sleep ${SECONDS_TO_WORK:-86400}";
         let text = format!(
             "FROM debian:bookworm-slim\n\
              RUN printf '{script}\\n' >/usr/local/bin/claude && chmod 755 /usr/local/bin/claude\n"

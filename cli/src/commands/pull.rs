@@ -22,7 +22,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::output::{Colour, Printer};
-use crate::planted;
+use crate::planted::Mounted;
 use crate::running::Running;
 use crate::save;
 use crate::world;
@@ -89,7 +89,9 @@ pub fn run(args: &Pull, context: &mut Context) -> Result<Exit, Failure> {
         return seen.write_patch(&todo, to, context);
     }
     let (ordinary, executed) = seen.sorted(todo)?;
-    planted::tell(&seen.roots, &seen.running.plan, &mut context.printer);
+    if let Some(mounted) = Mounted::of(&seen.roots, &seen.running.plan) {
+        mounted.tell(&mut context.printer);
+    }
     if args.json {
         return seen.as_json(args, &ordinary, &executed, commits, context);
     }

@@ -36,7 +36,7 @@ use bring::Host;
 pub use change::{Change, How, Left};
 pub use commits::{Commit, Commits, CommitsError};
 pub use git::GitError;
-pub use mounted::{Planted, planted};
+pub use mounted::{NAMED, Planted, planted};
 pub use patch::Text;
 pub(crate) use save::SUMMARY;
 pub(crate) use save::save;

@@ -8,7 +8,8 @@ use bottle_executor::lock::Lock;
 use bottle_executor::state::Roots;
 use bottle_executor::tree::Hide;
 use bottle_executor::work::{
-    self, Change, Commits, CommitsError, Of, Pulled, Text, Work, WorkError, executed, look,
+    self, ArrivalError, Change, Commits, CommitsError, Of, Pulled, Text, Work, WorkError, executed,
+    look,
 };
 use bottle_planner::escape::visible;
 use bottle_planner::policy::WorkspaceMode;
@@ -737,6 +738,9 @@ impl From<WorkError> for Failure {
     fn from(error: WorkError) -> Self {
         match error {
             WorkError::Engine(error) => world::engine_failure(&error),
+            error @ WorkError::Arrival(ArrivalError::Broken(_)) => {
+                told(&error).hint("its files change as they are read: `bottle stop` it first")
+            }
             error => told(&error),
         }
     }

@@ -8,36 +8,49 @@ use bottle_executor::work;
 use bottle_planner::escape::visible;
 use bottle_planner::plan::Plan;
 use bottle_planner::policy::WorkspaceMode;
+use bottle_planner::words::AbsPath;
 
 use crate::output::Printer;
 
-/// How many are named; an agent can make any number.
-const NAMED: usize = 50;
+/// A folder that a session has mounted, and since when.
+pub struct Mounted {
+    host: AbsPath,
+    since: i64,
+}
 
-/// Tells of it, where the session has a folder mounted.
-pub fn tell(roots: &Roots, plan: &Plan, printer: &mut Printer) {
-    let place = plan.session.workspace.as_ref().filter(|w| w.mode == WorkspaceMode::Mount);
-    let Some(place) = place else { return };
-    let host = visible(place.host.as_str());
-    let found = match work::planted(Path::new(place.host.as_str()), begun(roots, plan)) {
-        Ok(found) => found,
-        Err(error) => {
-            printer.warn(&format!(
-                "{host} was not looked through for what the host would execute: {error}"
-            ));
+impl Mounted {
+    /// The session's, while its state folder is there.
+    pub fn of(roots: &Roots, plan: &Plan) -> Option<Self> {
+        let place = plan.session.workspace.as_ref().filter(|w| w.mode == WorkspaceMode::Mount)?;
+        Some(Self { host: place.host.clone(), since: begun(roots, plan) })
+    }
+
+    /// Looks through it and tells what is new and would be executed. For as long as the agent runs
+    /// that can change.
+    pub fn tell(&self, printer: &mut Printer) {
+        let host = visible(self.host.as_str());
+        let found = match work::planted(Path::new(self.host.as_str()), self.since) {
+            Ok(found) => found,
+            Err(error) => {
+                printer.warn(&format!(
+                    "{host} was not looked through for what the host would execute: {error}"
+                ));
+                return;
+            }
+        };
+        if found.is_empty() {
             return;
         }
-    };
-    if found.is_empty() {
-        return;
-    }
-    printer.warn(&format!("the host would execute these, new or changed in {host}:"));
-    for planted in found.iter().take(NAMED) {
-        let path = visible(&planted.path.to_string_lossy());
-        printer.say(&format!("  {path}: {}", visible(&planted.why)));
-    }
-    if let Some(more @ 1..) = found.len().checked_sub(NAMED) {
-        printer.say(&format!("  and {more} more"));
+        printer.warn(&format!("the host would execute these, new or changed in {host}:"));
+        for (why, planted) in &found {
+            for path in &planted.first {
+                printer.say(&format!("  {}: {why}", visible(&path.to_string_lossy())));
+            }
+            let named = u64::try_from(planted.first.len()).unwrap_or(u64::MAX);
+            if let more @ 1.. = planted.count.saturating_sub(named) {
+                printer.say(&format!("  and {more} more: {why}"));
+            }
+        }
     }
 }
 

@@ -250,7 +250,7 @@ async fn images_are_imported_built_and_assembled() {
     assert!(text.contains("non-zero code: 9") && text.contains("the reason"), "{text}");
 
     let assembled = world.name("assembled:1");
-    let tree = archive(&[("home/agent/work/file", b"hello\n")]);
+    let tree = archive(&[("home/agent/code/file", b"hello\n")]);
     let mut declared = Vec::new();
     let mut layer = |volumes| {
         declared = volumes;
@@ -274,7 +274,7 @@ async fn images_are_imported_built_and_assembled() {
     let names = entries.entries().expect("an archive");
     let names: Vec<String> =
         names.map(|e| e.expect("whole").path().expect("a path").display().to_string()).collect();
-    assert_eq!(names, ["agent/", "agent/work/", "agent/work/file"]);
+    assert_eq!(names, ["agent/", "agent/code/", "agent/code/file"]);
     let (to, _read) = tokio::sync::mpsc::channel(64);
     assert!(!world.docker.read_image(&assembled, "/nowhere", to).await.expect("asked"));
     let half = archive(&[("x", b"hello\n")]).slice(..1024);
@@ -318,7 +318,7 @@ async fn images_are_imported_built_and_assembled() {
     let used = world.docker.remove_volume(&world.name("v")).await.expect_err("in use");
     assert!(matches!(used, EngineError::Conflict { .. }), "{used:?}");
     world.docker.start(&spec.name).await.expect("started");
-    assert_eq!(world.sh("c", "cat /made /home/agent/work/file").await, "made\nhello\n");
+    assert_eq!(world.sh("c", "cat /made /home/agent/code/file").await, "made\nhello\n");
     world.docker.stop(&spec.name, 0).await.expect("stopped");
     world.docker.remove_container(&spec.name).await.expect("removed");
     let after: BTreeSet<String> = volumes(&world).await;

@@ -8,11 +8,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use bottle_tests::host::{Host, Ran, User, docker, ran, unique};
+use bottle_tests::host::{Host, Ran, User, docker, ran, unique, until};
 
 const MANIFEST: &str = "bottles:
   box:
-    provider: {command: [sleep, '86400']}
+    provider:
+      command:
+        - sh
+        - -c
+        - trap 'echo x >late.sh; chmod 755 late.sh; exit 143' TERM; while :; do sleep 1; done
     image: {reference: 'debian:bookworm-slim'}
     isolation: container
     workspace: {modes: [mount]}
@@ -137,7 +141,12 @@ fn nothing_that_an_agent_plants_runs_on_the_host() {
     .code(0);
     assert_eq!(host.read("work/code/a.txt"), "two\n");
     assert_eq!(host.read("work/code/sub/x/y"), "new\n");
-    host.run(&["destroy", &session, "--yes"]).code(0).says("trap.sh: it is executable");
+    // What it leaves as it is ended counts, too.
+    inside(&session, &code, "rm -f late.sh").code(0);
+    let top = ["top", &format!("bottle-{session}")];
+    until("the agent runs", || docker(&top).out.contains("sleep 1"));
+    let ended = host.run(&["destroy", &session, "--yes"]).code(0);
+    ended.says("trap.sh: it is executable").says("late.sh: it is executable");
     let after = as_user(&user, &host.at("work/code"), "ls -A").code(0);
     let names = |ran: &Ran| -> BTreeSet<String> { ran.out.lines().map(str::to_owned).collect() };
     for gone in [".envrc", ".husky", ".bottle"] {

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::plan_file::PlanText;
-use crate::planted;
+use crate::planted::Mounted;
 use crate::sessions::Sessions;
 use crate::world;
 
@@ -82,11 +82,16 @@ pub fn run(args: &Destroy, context: &mut Context) -> Result<Exit, Failure> {
     let consent = Consent { yes: args.yes, ..Consent::default() };
     let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
     job.confirmed = confirmed.as_ref();
-    planted::tell(&roots, &plan, &mut context.printer);
+    let mounted = Mounted::of(&roots, &plan);
     // Counted before the record moves. That the log cannot be read keeps nothing from ending.
     let record = sessions.record(identity.as_str())?;
     let refused = Refused::read(&record).map_or(0, |refused| refused.count);
-    let done = carry_out::carry_out(&job, context)?;
+    let done = carry_out::carry_out(&job, context);
+    // Once the agent has ended: what it leaves at the last moment counts.
+    if let Some(mounted) = mounted {
+        mounted.tell(&mut context.printer);
+    }
+    let done = done?;
     if refused > 0 && done == Exit::Ok {
         let requests = if refused == 1 { "request was" } else { "requests were" };
         context.printer.say(&format!("{refused} {requests} refused (`bottle blocked {identity}`)"));

@@ -52,10 +52,8 @@ pub fn run(args: &Init, context: &mut Context) -> Result<Exit, Failure> {
         write_missing(&file, text, &mut context.printer)?;
     }
     context.printer.say(
-        "\nNext:\n  bottle doctor                 is all there that a session needs?\n  \
-         bottle plan dev -o plan.json  plan a session\n  \
-         bottle show plan.json         read what it may do\n  \
-         bottle apply plan.json        begin it",
+        "\nNext:\n  bottle info dev    what is it started with? is every secret there?\n  \
+         bottle start dev   see what it may do; on a yes it begins, and you join it",
     );
     Ok(Exit::Ok)
 }

@@ -8,7 +8,8 @@ use bottle_executor::lock::Lock;
 use bottle_executor::state::Roots;
 use bottle_executor::tree::Hide;
 use bottle_executor::work::{
-    self, Change, Commits, CommitsError, Of, Pulled, Text, Work, WorkError, executed, look,
+    self, ArrivalError, Change, Commits, CommitsError, Of, Pulled, Text, Work, WorkError, executed,
+    look,
 };
 use bottle_planner::escape::visible;
 use bottle_planner::policy::WorkspaceMode;
@@ -22,7 +23,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::output::{Colour, Printer};
-use crate::planted;
+use crate::planted::Mounted;
 use crate::running::Running;
 use crate::save;
 use crate::world;
@@ -89,7 +90,9 @@ pub fn run(args: &Pull, context: &mut Context) -> Result<Exit, Failure> {
         return seen.write_patch(&todo, to, context);
     }
     let (ordinary, executed) = seen.sorted(todo)?;
-    planted::tell(&seen.roots, &seen.running.plan, &mut context.printer);
+    if let Some(mounted) = Mounted::of(&seen.roots, &seen.running.plan) {
+        mounted.tell(&mut context.printer);
+    }
     if args.json {
         return seen.as_json(args, &ordinary, &executed, commits, context);
     }
@@ -735,6 +738,9 @@ impl From<WorkError> for Failure {
     fn from(error: WorkError) -> Self {
         match error {
             WorkError::Engine(error) => world::engine_failure(&error),
+            error @ WorkError::Arrival(ArrivalError::Broken(_)) => {
+                told(&error).hint("its files change as they are read: `bottle stop` it first")
+            }
             error => told(&error),
         }
     }

@@ -29,7 +29,7 @@ fn help_and_versions_are_data() {
 #[test]
 fn a_first_manifest() {
     let host = Host::empty();
-    host.run(&["init"]).code(0).prints_nothing().says("bottle plan dev");
+    host.run(&["init"]).code(0).prints_nothing().says("bottle start dev");
     let mode = host.at("root/bottles").metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
     let spec = host.run(&["plan", "--print-spec"]).code(0);

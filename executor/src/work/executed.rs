@@ -85,21 +85,15 @@ pub fn why(change: &Change) -> Option<String> {
     if change.is_executable() {
         return Some("it is executable".to_owned());
     }
-    link(&change.path, change.target()?)
-}
-
-/// Why a link is one of those: it leads out of the folder.
-#[must_use]
-pub fn link(path: &Path, target: &[u8]) -> Option<String> {
-    let shown = String::from_utf8_lossy(target);
-    leads_out(path, &shown).then(|| {
-        format!("a link out of the folder, to {}", bottle_planner::escape::visible(&shown))
+    let target = String::from_utf8_lossy(change.target()?);
+    leads_out(&change.path, &target).then(|| {
+        format!("a link out of the folder, to {}", bottle_planner::escape::visible(&target))
     })
 }
 
 /// Whether a link at `path` leads out of the folder, or to git's own files. A path through another
 /// link is taken as it is written, so that it errs on the side of yes where `..` is used.
-fn leads_out(path: &Path, target: &str) -> bool {
+pub(super) fn leads_out(path: &Path, target: &str) -> bool {
     if target.starts_with('/') || is_git(Path::new(target)) {
         return true;
     }

@@ -36,7 +36,7 @@ use bring::Host;
 pub use change::{Change, How, Left};
 pub use commits::{Commit, Commits, CommitsError};
 pub use git::GitError;
-pub use mounted::{Planted, planted};
+pub use mounted::{NAMED, Planted, planted};
 pub use patch::Text;
 pub(crate) use save::SUMMARY;
 pub(crate) use save::save;
@@ -161,8 +161,29 @@ pub struct Work {
     host: PathBuf,
 }
 
+/// How often files are read that change as the engine packs them.
+const ATTEMPTS: u32 = 5;
+
 /// Reads what an agent did, and nothing of it runs.
 pub async fn look<E: Engine>(engine: &E, of: &Of<'_>) -> Result<Work, WorkError> {
+    whole(|| look_once(engine, of)).await
+}
+
+/// Begins anew where an archive is broken: a file that an agent shortens while it is packed ends the
+/// engine's archive in its midst.
+async fn whole<T, F: Future<Output = Result<T, WorkError>>>(
+    mut once: impl FnMut() -> F,
+) -> Result<T, WorkError> {
+    for _ in 1..ATTEMPTS {
+        match once().await {
+            Err(WorkError::Arrival(ArrivalError::Broken(_))) => {}
+            looked => return looked,
+        }
+    }
+    once().await
+}
+
+async fn look_once<E: Engine>(engine: &E, of: &Of<'_>) -> Result<Work, WorkError> {
     let place = of.plan.session.workspace.clone().ok_or(WorkError::NoWorkspace)?;
     let hide = Hide::new(&of.plan.grants.workspace.hide)?;
     let spool = Spool::new(of.scratch)?;

@@ -1,13 +1,14 @@
 //! What an agent committed in a folder of the host's that was mounted, and what it left there that the
 //! host would execute. Its files are the host's already; its commits are in a repository of its own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use bottle_planner::plan::WorkspacePlace;
-use rustix::fs::{AtFlags, Dir, FileType, statat};
+use rustix::fs::{AtFlags, Dir, FileType, readlinkat, statat};
 
 use super::arrival::{All, Arrival, Hashing, Item};
 use super::change::{Left, is_git};
@@ -61,32 +62,44 @@ fn as_git_folder(arrival: Arrival, worktree: Option<&str>) -> Arrival {
     Arrival { items, special_bits: Vec::new() }
 }
 
-/// Something in the host's folder that the host would execute.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What in the host's folder the host would execute for one reason.
+///
+/// By reason, so that any number of one kind does not keep another from being seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Planted {
-    /// Where, below the folder.
-    pub path: PathBuf,
-    /// What runs it.
-    pub why: String,
+    /// How many.
+    pub count: u64,
+    /// Where, below the folder: the first [`NAMED`] in their order.
+    pub first: BTreeSet<PathBuf>,
+}
+
+/// How many of one kind are named; an agent can make any number.
+pub const NAMED: usize = 8;
+
+impl Planted {
+    fn add(&mut self, path: PathBuf) {
+        self.count += 1;
+        self.first.insert(path);
+        if self.first.len() > NAMED {
+            self.first.pop_last();
+        }
+    }
 }
 
 /// What was made or changed below a folder since then (seconds since the epoch) and the host would
-/// execute. Judged by the time the kernel notes a change at (`st_ctime`), which no program can set.
-/// The folder's own `.git` was out of reach.
+/// execute, by why it would. Judged by the time the kernel notes a change at (`st_ctime`), which no
+/// program can set. The folder's own `.git` was out of reach.
 ///
 /// A folder that cannot be looked into, such as one nested too deeply, is among them.
-pub fn planted(root: &Path, since: i64) -> Result<Vec<Planted>, TreeError> {
-    let mut found = Vec::new();
+pub fn planted(root: &Path, since: i64) -> Result<BTreeMap<&'static str, Planted>, TreeError> {
+    let mut found = BTreeMap::<_, Planted>::new();
     let top = open_root(root)?;
     let mut folders = vec![PathBuf::new()];
     while let Some(below) = folders.pop() {
         let shown = root.join(&below);
-        let folder = match open_below(top.as_fd(), &below, &shown) {
-            Ok(folder) => folder,
-            Err(_) => {
-                found.push(Planted { path: below, why: "it cannot be looked into".to_owned() });
-                continue;
-            }
+        let Ok(folder) = open_below(top.as_fd(), &below, &shown) else {
+            found.entry("it cannot be looked into").or_default().add(below);
+            continue;
         };
         for entry in Dir::read_from(&folder).map_err(|e| read_error(&shown, e))? {
             let entry = entry.map_err(|e| read_error(&shown, e))?;
@@ -101,7 +114,7 @@ pub fn planted(root: &Path, since: i64) -> Result<Vec<Planted>, TreeError> {
             let fresh = stat.st_ctime >= since;
             if kind == FileType::Directory {
                 if fresh && is_git(Path::new(&name)) {
-                    found.push(Planted { path, why: "git runs it".to_owned() });
+                    found.entry("git runs it").or_default().add(path);
                 } else {
                     folders.push(path);
                 }
@@ -110,26 +123,29 @@ pub fn planted(root: &Path, since: i64) -> Result<Vec<Planted>, TreeError> {
             if !fresh {
                 continue;
             }
-            let target = (kind == FileType::Symlink)
-                .then(|| rustix::fs::readlinkat(&folder, &name, Vec::new()).ok())
-                .flatten();
+            let leads_out = || {
+                let target = readlinkat(&folder, &name, Vec::new()).ok();
+                target.is_some_and(|to| executed::leads_out(&path, &to.to_string_lossy()))
+            };
             let is_file = kind == FileType::RegularFile;
             let why = match executed::executed(&path) {
                 // A placeholder is empty: nothing to run.
                 Some(_) if is_file && stat.st_size == 0 => None,
-                Some(why) => Some(why.to_owned()),
+                Some(why) => Some(why),
                 None if is_file && stat.st_mode & 0o6000 != 0 => {
-                    Some("it runs with the rights of who owns it".to_owned())
+                    Some("it runs with the rights of who owns it")
                 }
-                None if is_file && stat.st_mode & 0o111 != 0 => Some("it is executable".to_owned()),
-                None => target.and_then(|to| executed::link(&path, to.as_bytes())),
+                None if is_file && stat.st_mode & 0o111 != 0 => Some("it is executable"),
+                None if kind == FileType::Symlink && leads_out() => {
+                    Some("it is a link out of the folder")
+                }
+                None => None,
             };
             if let Some(why) = why {
-                found.push(Planted { path, why });
+                found.entry(why).or_default().add(path);
             }
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
@@ -160,9 +176,26 @@ mod tests {
         symlink("/etc", at("out")).expect("linked");
         symlink("src", at("in")).expect("linked");
         let found = planted(folder.path(), 0).expect("readable");
-        let paths: Vec<&str> = found.iter().map(|p| p.path.to_str().expect("UTF-8")).collect();
-        assert_eq!(paths, [".vscode/tasks.json", "out", "setuid", "sub/.git", "tool"]);
-        assert_eq!(planted(folder.path(), i64::MAX).expect("readable"), []);
+        let paths: BTreeSet<&str> =
+            found.values().flat_map(|p| &p.first).map(|p| p.to_str().expect("UTF-8")).collect();
+        let all = [".vscode/tasks.json", "out", "setuid", "sub/.git", "tool"];
+        assert_eq!((paths, found.len()), (all.into(), 5));
+        assert!(planted(folder.path(), i64::MAX).expect("readable").is_empty());
+    }
+
+    #[test]
+    fn any_number_of_one_kind_hides_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for n in 0..1000 {
+            let tool = folder.path().join(format!("{n:04}"));
+            fs::write(&tool, "x").expect("written");
+            fs::set_permissions(tool, fs::Permissions::from_mode(0o755)).expect("set");
+        }
+        fs::write(folder.path().join("z.code-workspace"), "x").expect("written");
+        let found = planted(folder.path(), 0).expect("readable");
+        let tools = &found["it is executable"];
+        assert_eq!((found.len(), tools.count, tools.first.len()), (2, 1000, NAMED));
+        assert!(tools.first.contains(Path::new("0000")), "{tools:?}");
     }
 
     #[test]
@@ -183,7 +216,8 @@ mod tests {
             at = rustix::fs::openat(&at, &name, OFlags::PATH, Mode::empty()).expect("opened");
         }
         let found = planted(folder.path(), 0).expect("readable");
-        let ends = |end: &str| found.iter().filter(|p| p.path.ends_with(end)).count();
-        assert_eq!((ends(".envrc"), ends(&name), found.len()), (3, 1, 4));
+        let deep = &found["it cannot be looked into"];
+        assert!(deep.count == 1 && deep.first.first().is_some_and(|p| p.ends_with(&name)));
+        assert_eq!((found.len(), found.values().map(|p| p.count).sum()), (2, 4));
     }
 }

@@ -382,3 +382,26 @@ fn a_second_name_is_wanted_where_the_first_is_not() {
     let items = read.expect("read").items;
     assert!(matches!(items[Path::new("b")], Item::File { kept: None, size: 1, .. }));
 }
+
+#[test]
+fn what_changes_as_it_is_packed_is_read_again_and_nothing_else_is() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let tries = |broken: u32, then: fn() -> Result<(), WorkError>| {
+        let mut tries = 0;
+        let ended = runtime.block_on(super::whole(|| {
+            tries += 1;
+            let ended = match tries > broken {
+                true => then(),
+                false => Err(ArrivalError::Broken(io::ErrorKind::UnexpectedEof.into()).into()),
+            };
+            std::future::ready(ended)
+        }));
+        (tries, ended)
+    };
+    assert!(matches!(tries(0, || Ok(())), (1, Ok(()))));
+    assert!(matches!(tries(4, || Ok(())), (5, Ok(()))));
+    let (times, ended) = tries(u32::MAX, || Ok(()));
+    assert!(matches!((times, ended), (5, Err(WorkError::Arrival(ArrivalError::Broken(_))))));
+    let hostile = || Err(ArrivalError::Hostile { found: String::new() }.into());
+    assert!(matches!(tries(0, hostile), (1, Err(WorkError::Arrival(_)))));
+}

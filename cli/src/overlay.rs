@@ -11,7 +11,7 @@ use bottle_planner::escape::visible;
 use bottle_planner::manifest::{Source, SourceKind, load};
 use bottle_planner::plan::Plan;
 use bottle_planner::policy::Bottle;
-use bottle_planner::refusals::Proposal;
+use bottle_planner::refusals::Widening;
 use bottle_planner::words::{Name, Timestamp};
 
 use crate::args::ManifestArgs;
@@ -41,7 +41,7 @@ pub fn prepare(
     context: &mut Context,
     args: &ManifestArgs,
     applied: &Plan,
-    wanted: &Proposal,
+    wanted: &Widening,
     at: &Timestamp,
 ) -> Result<Prepared, Failure> {
     let bottle = applied.grants.bottle.clone();
@@ -116,7 +116,7 @@ impl Prepared {
     }
 }
 
-fn is_there(bottle: &Bottle, wanted: &Proposal) -> bool {
+fn is_there(bottle: &Bottle, wanted: &Widening) -> bool {
     is_allowed(&bottle.egress.routes, &wanted.host, wanted.port, &wanted.rule)
 }
 
@@ -157,13 +157,13 @@ fn outside_the_workspace(path: &Path, applied: &Plan) -> Result<(), Failure> {
 }
 
 /// One entry. JSON's quoted text is YAML's too.
-fn entry(bottle: &Name, kind: SourceKind, wanted: &Proposal, at: &Timestamp) -> String {
+fn entry(bottle: &Name, kind: SourceKind, wanted: &Widening, at: &Timestamp) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let list = |texts: &mut dyn Iterator<Item = &String>| {
         let texts: Vec<String> = texts.map(|text| quoted(text)).collect();
         format!("[{}]", texts.join(", "))
     };
-    let Proposal { host, port, rule } = wanted;
+    let Widening { host, port, rule } = wanted;
     let mut parts = Vec::new();
     if rule.methods.is_empty() {
         let access = match rule.access {

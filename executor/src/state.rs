@@ -87,6 +87,12 @@ pub const RECEIPT: &str = "receipt.json";
 pub const APPROVALS: &str = "approvals.json";
 /// The Dockerfile of an approved capability change.
 pub const DOCKERFILE: &str = "Dockerfile";
+/// The folder of answers to what an agent asked; the executor alone writes it.
+pub const ANSWERS: &str = "supervise/in/answers";
+/// The hosts that its build may reach.
+pub const BUILD_HOSTS: &str = "build-hosts.json";
+/// Findings that a person lets through the git gate, once each.
+pub const PUSH_EXCEPTIONS: &str = "git-gate/in/exceptions.json";
 /// Set while a session must not be taken down on a normal end.
 pub const PRESERVE: &str = ".preserve";
 

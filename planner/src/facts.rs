@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 
 use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
 use crate::policy::{
-    Access, Auth, BuildNetwork, DlpAction, HostPattern, Isolation, Provider, Route, Rule, Tls,
-    WorkspaceMode,
+    Access, Auth, BuildNetwork, DlpAction, HostPattern, Isolation, Provider, PushException, Route,
+    Rule, Tls, WorkspaceMode,
 };
 
 /// One sentence about grants.
@@ -69,6 +69,7 @@ pub fn facts(grants: &Grants) -> BTreeMap<String, Fact> {
         facts.opaque("pipelock", text);
     }
     facts.git(grants);
+    facts.push_exceptions(grants);
     facts.workspace(grants);
     facts.0
 }
@@ -126,7 +127,14 @@ impl Facts {
 
     fn image(&mut self, grants: &Grants) {
         let allow_from = match &grants.image {
-            ImageGrant::Build { dockerfile, context, network, allow_from, approved_change } => {
+            ImageGrant::Build {
+                dockerfile,
+                context,
+                network,
+                allow_from,
+                approved_change,
+                hosts,
+            } => {
                 let digest = crate::words::Digest::of(dockerfile.as_bytes());
                 let context = context.as_ref().map_or("none", |c| c.short());
                 let approved = if *approved_change { ", an approved change" } else { "" };
@@ -137,6 +145,10 @@ impl Facts {
                 self.opaque("image", text);
                 if *network == BuildNetwork::Open {
                     self.grant("build", "reach the network while its image is built");
+                }
+                for at in hosts {
+                    let text = format!("have the build of its image reach {at}");
+                    self.grant(format!("build/{at}"), text);
                 }
                 allow_from
             }
@@ -262,6 +274,14 @@ impl Facts {
                     self.grant(format!("git/{name}/{what}"), format!("{what} {name}"));
                 }
             }
+        }
+    }
+
+    fn push_exceptions(&mut self, grants: &Grants) {
+        for (id, PushException { remote, fingerprint, rule, place }) in &grants.push_exceptions {
+            let text =
+                format!("push to {remote}, once, what {rule} finds in {place} [{fingerprint}]");
+            self.grant(format!("exception/{id}"), text);
         }
     }
 

@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{
-    BuildNetwork, GitRemote, GitUser, HostPattern, Isolation, Limits, Origin, PinnedImage,
-    Provider, Route, WorkspaceMode,
+    BuildHost, BuildNetwork, GitRemote, GitUser, HostPattern, Isolation, Limits, Origin,
+    PinnedImage, Provider, PushException, Route, WorkspaceMode,
 };
 use crate::words::{Digest, EnvName, Name, SecretName};
 
@@ -47,6 +47,9 @@ pub struct Grants {
     pub workspace: WorkspaceGrant,
     /// Whether it may ask a person for more.
     pub supervise: bool,
+    /// Findings that a person lets it push, once each, by the id of the proposal that asked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub push_exceptions: BTreeMap<String, PushException>,
 }
 
 /// Who runs.
@@ -79,6 +82,9 @@ pub enum ImageGrant {
         allow_from: BTreeSet<String>,
         /// Whether a person approved it for this session (a capability change).
         approved_change: bool,
+        /// What its build may reach on the session's own network.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        hosts: BTreeSet<BuildHost>,
     },
     /// Taken as it is.
     Reference {

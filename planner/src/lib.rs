@@ -25,6 +25,7 @@ pub mod mounted;
 pub mod pem;
 pub mod plan;
 pub mod policy;
+pub mod proposal;
 pub mod provider;
 pub mod refusals;
 pub mod resolve;

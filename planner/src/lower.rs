@@ -27,9 +27,9 @@ use crate::policy::{
 };
 use crate::provider;
 use crate::sidecar::{
-    BIN, BINARY, EGRESS_PORT, EgressSettings, First, GIT_GATE_PORT, GateSettings, HIDDEN_FILE,
-    HIDDEN_FOLDER, IN, InitSettings, LEAK_RULES, PIPELOCK_PORT, PROTOCOL, RUN, RoutesFile,
-    SIDECAR_BINARY, SUPERVISE_PORT, SuperviseSettings, UPSTREAM_CA,
+    BIN, BINARY, EGRESS_PORT, EXCEPTIONS, EgressSettings, First, GIT_GATE_PORT, GateSettings,
+    HIDDEN_FILE, HIDDEN_FOLDER, IN, InitSettings, LEAK_RULES, PIPELOCK_PORT, PROTOCOL, RUN,
+    RoutesFile, SIDECAR_BINARY, SUPERVISE_PORT, SuperviseSettings, UPSTREAM_CA,
 };
 use crate::spec::Spec;
 use crate::trusted_build;
@@ -94,6 +94,7 @@ pub fn lower(
     }
     lowering.egress();
     lowering.git_gate();
+    lowering.push_exceptions();
     lowering.supervise();
     lowering.pipelock();
     lowering.agent(prompt);
@@ -567,6 +568,14 @@ impl Lowering<'_> {
         spec.inputs = inputs;
         self.container(Role::GitGate, spec, ["image:gate".to_string()]);
         self.deliver(Role::GitGate, items);
+    }
+
+    /// What a person lets through once. Read whenever the scan finds something, so it takes effect
+    /// without a reload; it is also where the next plan finds it again.
+    fn push_exceptions(&mut self) {
+        if !self.grants.push_exceptions.is_empty() {
+            self.in_file(Role::GitGate, EXCEPTIONS, json(&self.grants.push_exceptions));
+        }
     }
 
     fn supervise(&mut self) {

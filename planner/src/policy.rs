@@ -513,6 +513,72 @@ pub enum BuildNetwork {
     Open,
     /// Nothing.
     None,
+    /// The session's own, where egress lets it through to the hosts that were approved with it. A
+    /// manifest cannot say so: it is how images that an agent proposed are built.
+    Session,
+}
+
+/// A host and port that the build of a proposed image may reach: `deb.debian.org:80`.
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct BuildHost {
+    /// One name.
+    pub host: HostPattern,
+    /// Its port.
+    pub port: u16,
+}
+
+impl BuildHost {
+    /// Parses `host` or `host:port`; the port is 443 unless it is there.
+    pub fn new(text: &str) -> Result<Self, crate::words::WordError> {
+        let (host, port) = match text.split_once(':') {
+            None => (text, Some(crate::approvals::DEFAULT_PORT)),
+            Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)),
+        };
+        let host = HostPattern::new(host).ok().filter(|host| !host.as_str().starts_with('*'));
+        host.zip(port).map(|(host, port)| Self { host, port }).ok_or_else(|| {
+            crate::words::WordError {
+                expected: "a host name, or `host:port`",
+                found: text.chars().take(80).collect(),
+            }
+        })
+    }
+}
+
+impl TryFrom<String> for BuildHost {
+    type Error = crate::words::WordError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(&text)
+    }
+}
+
+impl From<BuildHost> for String {
+    fn from(at: BuildHost) -> String {
+        alloc::format!("{at}")
+    }
+}
+
+impl core::fmt::Display for BuildHost {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// One finding of the git gate's leak scan that a person lets through, once.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct PushException {
+    /// The remote it may go to.
+    pub remote: Name,
+    /// Names the finding: of rule, object and place within it.
+    pub fingerprint: String,
+    /// The rule that found it, as the gate logged it.
+    pub rule: String,
+    /// Where it is, as the gate logged it: holds what the agent chose.
+    pub place: String,
 }
 
 /// What runs as the agent.

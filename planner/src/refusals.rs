@@ -56,7 +56,7 @@ pub struct Group {
 
 /// What a group could be allowed by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proposal {
+pub struct Widening {
     /// The route added or widened.
     pub host: HostPattern,
     /// Its port.
@@ -167,7 +167,7 @@ fn is_id(segment: &str) -> bool {
 /// # Errors
 ///
 /// What stands in the way and what to do about it, as a clause.
-pub fn proposal(group: &Group) -> Result<Proposal, &'static str> {
+pub fn widening(group: &Group) -> Result<Widening, &'static str> {
     if group.via == Via::Gate {
         return Err("the git gate reaches the remotes of `git:` alone: add an entry there");
     }
@@ -197,7 +197,7 @@ pub fn proposal(group: &Group) -> Result<Proposal, &'static str> {
     Err(why)
 }
 
-fn rule(group: &Group) -> Result<Proposal, &'static str> {
+fn rule(group: &Group) -> Result<Widening, &'static str> {
     let host = HostPattern::new(&group.host).ok().filter(|host| !host.as_str().starts_with('*'));
     let host = host.ok_or("hosts are reached by name, not by address")?;
     let port = group.port.unwrap_or(DEFAULT_PORT);
@@ -218,7 +218,7 @@ fn rule(group: &Group) -> Result<Proposal, &'static str> {
             rule.paths.push(path.clone());
         }
     }
-    Ok(Proposal { host, port, rule })
+    Ok(Widening { host, port, rule })
 }
 
 #[cfg(test)]
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_smallest_rule_or_why_none() {
-        let of = |decision| proposal(&groups(&[decision])[0]);
+        let of = |decision| widening(&groups(&[decision])[0]);
         let post = refused(Code::NoRule, Via::Proxy, "POST", "a.test", Some("/i/7"));
         let found = of(post.clone()).expect("a rule");
         assert_eq!((found.host.as_str(), found.port), ("a.test", 443));

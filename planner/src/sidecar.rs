@@ -90,6 +90,12 @@ pub struct EgressSettings {
 /// beside their own roots; not there where the host config names none. Read once, at the start.
 pub const UPSTREAM_CA: &str = "upstream-ca.pem";
 
+/// `exceptions.json` of the git gate: findings that a person lets through once, by the id of the
+/// proposal that asked ([`crate::policy::PushException`]); not there where there are none.
+pub const EXCEPTIONS: &str = "exceptions.json";
+/// The folder of `git-gate/out` with one empty file for each exception that was used, by its id.
+pub const USED_EXCEPTIONS: &str = "used-exceptions";
+
 /// `git-gate/in/gate.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grants::Grants;
 use crate::plan::Session;
-use crate::policy::{Approval, HostConfig};
+use crate::policy::{Approval, BuildHost, HostConfig, PushException};
 use crate::spec::Spec;
 use crate::words::{AbsPath, Digest, EnvName, Identity, Name, RelPath, Role, SecretName, Subnet};
 
@@ -304,6 +304,12 @@ pub struct SessionFacts {
     pub oddities: BTreeSet<RelPath>,
     /// The Dockerfile of an approved capability change.
     pub dockerfile: Option<String>,
+    /// What was approved with it: the hosts its build may reach.
+    #[serde(default)]
+    pub build_hosts: BTreeSet<BuildHost>,
+    /// Findings that a person lets through the git gate, once each, by proposal.
+    #[serde(default)]
+    pub push_exceptions: BTreeMap<String, PushException>,
     /// Egress changes that a person approved for this session.
     pub approvals: Vec<Approval>,
     /// SHA-256 of the session CA's certificate (DER), if it was minted.

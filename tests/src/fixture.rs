@@ -180,6 +180,8 @@ pub fn facts(identity: Identity) -> SessionFacts {
         folders: BTreeMap::new(),
         oddities: BTreeSet::new(),
         dockerfile: None,
+        build_hosts: Default::default(),
+        push_exceptions: Default::default(),
         approvals: vec![],
         ca_fingerprint: None,
         uploaded: BTreeMap::new(),

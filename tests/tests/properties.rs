@@ -12,7 +12,7 @@ use bottle_planner::plan::{
 };
 use bottle_planner::policy::{EnvValue, Isolation, WorkspaceMode};
 use bottle_planner::resolve::{
-    Inputs, Keep, grants_digest, plan, plan_amended, plan_destroy, plan_digest,
+    Amendment, Inputs, Keep, grants_digest, plan, plan_amended, plan_destroy, plan_digest,
 };
 use bottle_planner::snapshot::{Container, ContainerState, Network, Snapshot, Volume};
 use bottle_planner::words::{AbsPath, Digest, EnvName, Identity, Name, RelPath, Role};
@@ -196,7 +196,7 @@ proptest! {
             rule.paths.push("/approved/*".into());
         }
         let approval = bottle_tests::fixture::approval(host, rule.clone());
-        let Ok(plan) = plan_amended(&first, &approval, &world.snapshot) else {
+        let Ok(plan) = plan_amended(&first, &Amendment::Route(approval.clone()), &world.snapshot) else {
             let route = route_of(&first.grants.egress.routes, &approval.host);
             prop_assert!(route.is_some_and(|(_, route)| route.port != 443), "only another port is refused");
             return Ok(());

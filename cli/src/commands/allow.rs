@@ -8,8 +8,8 @@ use bottle_planner::escape::visible;
 use bottle_planner::manifest::{is_method, is_request_path};
 use bottle_planner::plan::{Action, Effect, Plan};
 use bottle_planner::policy::{Access, Approval, HostPattern, Rule};
-use bottle_planner::refusals::Proposal;
-use bottle_planner::resolve::plan_amended;
+use bottle_planner::refusals::Widening;
+use bottle_planner::resolve::{Amendment, plan_amended};
 use bottle_planner::show;
 use bottle_planner::wants::Wants;
 use bottle_planner::words::Digest;
@@ -101,14 +101,15 @@ pub fn run(args: &Allow, context: &mut Context) -> Result<Exit, Failure> {
     let kept = (args.always && !args.once)
         .then(|| overlay::prepare(context, &args.manifest, &applied, &asked_for, &at))
         .transpose()?;
-    let Proposal { host, port, rule } = asked_for;
+    let Widening { host, port, rule } = asked_for;
     if is_allowed(&applied.grants.egress.routes, &host, port, &rule) {
         context.printer.say(&format!("Session {identity} may do that already"));
         return keep(kept, context);
     }
     let approval = Approval { at, host, port, rule, by: Some("bottle allow".to_owned()) };
     let snapshot = world::look_for(context, &args.manifest, &Wants::for_plan(&applied))?;
-    let plan = plan_amended(&applied, &approval, &snapshot).map_err(Failure::from_plan)?;
+    let plan = plan_amended(&applied, &Amendment::Route(approval), &snapshot)
+        .map_err(Failure::from_plan)?;
     in_place(&plan)?;
     let text = super::pretty(&plan)?;
     if args.plan_only {
@@ -160,7 +161,7 @@ fn keep(kept: Option<overlay::Prepared>, context: &mut Context) -> Result<Exit, 
 }
 
 /// The rule of a kind of refused request.
-fn of_kind(args: &Allow, sessions: &Sessions, context: &mut Context) -> Result<Proposal, Failure> {
+fn of_kind(args: &Allow, sessions: &Sessions, context: &mut Context) -> Result<Widening, Failure> {
     let wanted = args.kind.as_deref().unwrap_or_default();
     let record = sessions.record(&args.id)?;
     let refused = Refused::read(&record)?;
@@ -191,7 +192,7 @@ fn of_kind(args: &Allow, sessions: &Sessions, context: &mut Context) -> Result<P
 }
 
 /// The rule that the flags spell out.
-fn spelled_out(args: &Allow, host: &str, applied: &Plan) -> Result<Proposal, Failure> {
+fn spelled_out(args: &Allow, host: &str, applied: &Plan) -> Result<Widening, Failure> {
     let host = HostPattern::new(host)
         .map_err(|e| Failure::usage(format!("--host: expected {}", e.expected)))?;
     if let Some(method) = args.method.iter().find(|method| !is_method(method)) {
@@ -212,7 +213,7 @@ fn spelled_out(args: &Allow, host: &str, applied: &Plan) -> Result<Proposal, Fai
     let methods: BTreeSet<String> = args.method.iter().cloned().collect();
     let access = if methods.is_empty() { Access::Read } else { Access::All };
     let rule = Rule { methods, paths: args.path.clone(), access, auth: None };
-    Ok(Proposal { host, port, rule })
+    Ok(Widening { host, port, rule })
 }
 
 /// Refuses a plan that does more than the approval asks for: the session drifted, and what is

@@ -6,7 +6,7 @@ use bottle_planner::approvals::is_allowed;
 use bottle_planner::decision::Via;
 use bottle_planner::escape::visible;
 use bottle_planner::plan::Plan;
-use bottle_planner::refusals::{Group, Proposal, Refusals, proposal};
+use bottle_planner::refusals::{Group, Refusals, Widening, widening};
 use bottle_planner::words::Role;
 use clap::Args;
 use serde::Serialize;
@@ -89,7 +89,7 @@ pub struct Kind {
     /// What was refused.
     pub group: Group,
     /// The smallest rule that would allow it.
-    pub proposal: Option<Proposal>,
+    pub proposal: Option<Widening>,
     /// Why no rule can.
     pub why_not: Option<String>,
     /// Whether the rules in force allow it by now.
@@ -127,7 +127,7 @@ impl Refused {
 }
 
 fn kind(group: Group, record: &Record, plan: Option<&Plan>) -> Kind {
-    let (proposal, why_not) = match proposal(&group) {
+    let (proposal, why_not) = match widening(&group) {
         Ok(proposal) => (Some(proposal), None),
         Err(why) => (None, Some(why.to_owned())),
     };

@@ -463,6 +463,7 @@ fn plan(parent: Option<Digest>, actions: Vec<Action>) -> Plan {
                 protect: BTreeSet::new(),
             },
             supervise: false,
+            push_exceptions: BTreeMap::new(),
         },
         session: Session {
             started_at: Timestamp::new("2026-01-31T12:00:00Z").expect("valid"),

@@ -670,7 +670,7 @@ impl Engine for Docker {
         let arguments = proxy.map(proxy_arguments).unwrap_or_default();
         let network = match network {
             BuildNetwork::Open => "default",
-            BuildNetwork::None => "none",
+            BuildNetwork::None | BuildNetwork::Session => "none",
         };
         let labels: HashMap<String, String> = labels.clone().into_iter().collect();
         let options = query::BuildImageOptionsBuilder::default()

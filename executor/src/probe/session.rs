@@ -2,13 +2,16 @@
 
 use bottle_planner::document::{self, Strictness};
 use bottle_planner::plan::Plan;
-use bottle_planner::policy::Approval;
 use bottle_planner::snapshot::{Applied, SessionFacts, StateFile};
 use bottle_planner::words::{Identity, RelPath};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::ProbeError;
 use crate::files::{Kind, Root, is_temporary};
-use crate::state::{APPROVALS, DOCKERFILE, Ledger, RESERVED};
+use crate::state::{
+    ANSWERS, APPROVALS, BUILD_HOSTS, DOCKERFILE, Ledger, PUSH_EXCEPTIONS, RESERVED,
+};
 use crate::{ca, ledger};
 
 /// The session CA's certificate and key. Of the key no digest is taken.
@@ -29,7 +32,9 @@ pub(super) fn facts(
         folders: Default::default(),
         oddities: Default::default(),
         dockerfile: text(&root, DOCKERFILE)?,
-        approvals: approvals(&root)?,
+        build_hosts: stored(&root, BUILD_HOSTS)?,
+        push_exceptions: stored(&root, PUSH_EXCEPTIONS)?,
+        approvals: stored(&root, APPROVALS)?,
         ca_fingerprint: text(&root, CA_CERTIFICATE)?.as_deref().and_then(ca::fingerprint),
         uploaded: ledger.uploaded.clone(),
         delivered: ledger.delivered.clone(),
@@ -83,6 +88,7 @@ fn walk(
 fn is_own(path: &RelPath) -> bool {
     RESERVED.contains(&path.as_str())
         || path.as_str() == ledger::BACKUP
+        || path.as_str() == ANSWERS
         || path.as_str().split('/').next_back() == Some(ledger::APPLIED)
 }
 
@@ -109,10 +115,14 @@ fn applied(root: &Root, ledger: &Ledger) -> Result<Option<Applied>, ProbeError> 
     }))
 }
 
-fn approvals(root: &Root) -> Result<Vec<Approval>, ProbeError> {
-    let Some(text) = text(root, APPROVALS)? else { return Ok(Vec::new()) };
-    let list = document::parse::<Vec<Approval>>(&text, Strictness::Strict);
-    Ok(list.map_err(|e| malformed(root, APPROVALS, &e))?.value)
+/// What a person approved, as a plan wrote it; nothing where nothing was.
+fn stored<T: Default + Serialize + DeserializeOwned>(
+    root: &Root,
+    name: &str,
+) -> Result<T, ProbeError> {
+    let Some(text) = text(root, name)? else { return Ok(T::default()) };
+    let found = document::parse::<T>(&text, Strictness::Strict);
+    Ok(found.map_err(|e| malformed(root, name, &e))?.value)
 }
 
 /// A text file of the state folder; a link or anything else in its place is an oddity, not text.

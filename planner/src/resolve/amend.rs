@@ -1,23 +1,34 @@
 //! A change to a session that is up: what a person approved, on top of the plan that is in force.
 //!
 //! No manifest is read and no file that one names: the plan in force holds all that was granted,
-//! so nothing but the approval can slip in.
+//! so nothing but the change can slip in.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::{Ground, secrets, summarize};
 use crate::approvals;
 use crate::error::{ErrorCode, PlanError};
+use crate::grants::{Grants, ImageGrant};
 use crate::lower::lower;
 use crate::plan::{FORMAT_VERSION, Intent, Plan};
-use crate::policy::{Approval, Manifest};
+use crate::policy::{Approval, BuildHost, BuildNetwork, Manifest, PushException};
 use crate::snapshot::{Applied, Snapshot};
 use crate::spec::Spec;
 use crate::words::Digest;
 
-/// Plans what an approval changes of the session that `applied` brought up.
+/// One thing more that a person lets a session do, in force without a container made anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Amendment {
+    /// A rule for a host.
+    Route(Approval),
+    /// A finding that may be pushed, by the id of the proposal that asked.
+    PushException(String, PushException),
+}
+
+/// Plans what a change makes of the session that `applied` brought up.
 ///
 /// What else the session drifted by is in the plan too, to be repaired: whoever asked for nothing
 /// but the approval looks at the actions first.
@@ -28,7 +39,7 @@ use crate::words::Digest;
 /// does not fit its routes.
 pub fn plan_amended(
     applied: &Plan,
-    approval: &Approval,
+    change: &Amendment,
     snapshot: &Snapshot,
 ) -> Result<Plan, Vec<PlanError>> {
     let manifest = Manifest::default();
@@ -39,16 +50,16 @@ pub fn plan_amended(
     let parent = check_applied(&mut ground, applied);
     let mut grants = applied.grants.clone();
     let mut session = applied.session.clone();
-    if let Err(error) = approvals::add(&mut grants.egress.routes, approval) {
-        ground.error(
-            ErrorCode::BadApproval,
-            format!("{}:{} cannot be approved: {error}", approval.host, approval.port),
-            "change the route's `port` in the manifest, then plan the session again",
-        );
-    }
-    grants.secrets = secrets(&grants.egress.routes, &grants.env, &grants.git);
-    if !session.approvals.iter().any(|known| known.is_same(approval)) {
-        session.approvals.push(approval.clone());
+    match change {
+        Amendment::Route(approval) => {
+            ground.add_route(approval, &mut grants);
+            if !session.approvals.iter().any(|known| known.is_same(approval)) {
+                session.approvals.push(approval.clone());
+            }
+        }
+        Amendment::PushException(id, exception) => {
+            ground.add_exception(id, exception, &mut grants);
+        }
     }
     let prompt = applied.prompt().unwrap_or_default();
     let desired = lower(&applied.identity, &grants, &session, &spec, prompt);
@@ -72,6 +83,51 @@ pub fn plan_amended(
         actions,
         notices: ground.notices.into_iter().collect(),
     })
+}
+
+/// What a session may do once it runs in a proposed image: all that it may do now.
+#[must_use]
+pub fn grants_with_image(
+    applied: &Grants,
+    dockerfile: &str,
+    hosts: &BTreeSet<BuildHost>,
+) -> Grants {
+    let (ImageGrant::Build { allow_from, .. } | ImageGrant::Reference { allow_from, .. }) =
+        &applied.image;
+    let image = ImageGrant::Build {
+        dockerfile: dockerfile.to_string(),
+        context: None,
+        network: BuildNetwork::Session,
+        allow_from: allow_from.clone(),
+        approved_change: true,
+        hosts: hosts.clone(),
+    };
+    Grants { image, ..applied.clone() }
+}
+
+impl Ground<'_> {
+    fn add_route(&mut self, approval: &Approval, grants: &mut Grants) {
+        let routes = &mut grants.egress.routes;
+        if let Err(error) = approvals::add(routes, approval) {
+            self.error(
+                ErrorCode::BadApproval,
+                format!("{}:{} cannot be approved: {error}", approval.host, approval.port),
+                "change the route's `port` in the manifest, then plan the session again",
+            );
+        }
+        grants.secrets = secrets(&grants.egress.routes, &grants.env, &grants.git);
+    }
+
+    fn add_exception(&mut self, id: &str, exception: &PushException, grants: &mut Grants) {
+        if !grants.git.contains_key(&exception.remote) {
+            self.error(
+                ErrorCode::BadApproval,
+                format!("the session has no git remote `{}`", exception.remote),
+                "`bottle git log` lists the pushes, each with its remote",
+            );
+        }
+        grants.push_exceptions.insert(id.to_string(), exception.clone());
+    }
 }
 
 /// The parent: the plan in force, if it is this one.

@@ -12,8 +12,8 @@ use crate::grants::{
     AgentGrant, EgressGrant, EnvGrant, Grants, ImageGrant, SecretUse, WorkspaceGrant,
 };
 use crate::policy::{
-    Agent, Approval, Bottle, EnvValue, GitCredential, GitRemote, GitTransport, HostPattern, Route,
-    RouteRole, WorkspaceMode,
+    Agent, Approval, Bottle, EnvValue, GitCredential, GitRemote, GitTransport, HostPattern,
+    PushException, Route, RouteRole, WorkspaceMode,
 };
 use crate::snapshot::IdentityFile;
 use crate::words::{Digest, EnvName, Name, SecretName};
@@ -61,6 +61,7 @@ impl Ground<'_> {
                 protect: bottle.workspace.protect.clone(),
             },
             supervise: bottle.supervise,
+            push_exceptions: self.push_exceptions(bottle),
         })
     }
 
@@ -116,6 +117,21 @@ impl Ground<'_> {
             self.error(ErrorCode::BadEnvironment, message, "keep the role on one of them");
         }
         routes
+    }
+
+    /// What a person lets through the gate once, for as long as its remote is there.
+    fn push_exceptions(&mut self, bottle: &Bottle) -> BTreeMap<String, PushException> {
+        let known = self.snapshot.session.iter().flat_map(|s| &s.push_exceptions);
+        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = known
+            .map(|(id, exception)| (id.clone(), exception.clone()))
+            .partition(|(_, exception)| bottle.git.contains_key(&exception.remote));
+        for PushException { remote, fingerprint, .. } in gone.values() {
+            self.notice(
+                "exception_dropped",
+                format!("there is no remote `{remote}` that finding {fingerprint} could go to"),
+            );
+        }
+        kept
     }
 
     fn environment(

@@ -39,9 +39,10 @@ impl Ground<'_> {
             return ImageGrant::Build {
                 dockerfile,
                 context: None,
-                network: BuildNetwork::Open,
+                network: BuildNetwork::Session,
                 allow_from,
                 approved_change: true,
+                hosts: self.snapshot.session.iter().flat_map(|s| s.build_hosts.clone()).collect(),
             };
         }
         match &bottle.image {
@@ -52,6 +53,7 @@ impl Ground<'_> {
                 network: build.network,
                 allow_from,
                 approved_change: false,
+                hosts: BTreeSet::new(),
             },
             Image::Provider { version, packages, setup, build } => {
                 let base = self.base_image();
@@ -80,6 +82,7 @@ impl Ground<'_> {
                     network: build.network,
                     allow_from,
                     approved_change: false,
+                    hosts: BTreeSet::new(),
                 }
             }
         }

@@ -31,7 +31,7 @@ use crate::snapshot::Snapshot;
 use crate::spec::{SessionRequest, Spec};
 use crate::words::{Identity, slugify};
 
-pub use amend::plan_amended;
+pub use amend::{Amendment, grants_with_image, plan_amended};
 pub(crate) use destroy::what_is_saved;
 pub use destroy::{Keep, plan_destroy};
 pub(crate) use grant::is_container_folder;

@@ -89,6 +89,10 @@ pub enum Command {
     Blocked(commands::blocked::Blocked),
     /// Allow a running session one rule more
     Allow(Box<commands::allow::Allow>),
+    /// Answer what agents ask for
+    Supervise(commands::supervise::Supervise),
+    /// Show and check the log of what was decided
+    Audit(commands::audit::Audit),
     /// Show what a session's way out decided, and its routes
     Egress(commands::egress::Egress),
     /// Show what was fetched and pushed through a session's git gate

@@ -55,11 +55,14 @@ const HOME: Variable = variable("HOME", "the user's home folder");
 const PATH: Variable = variable("PATH", "where programs that print secrets are found");
 const SSH_AUTH_SOCK: Variable =
     variable("SSH_AUTH_SOCK", "the ssh-agent that holds keys with a passphrase");
+const VISUAL: Variable =
+    variable("VISUAL", "the editor of `bottle supervise modify`, before EDITOR");
+const EDITOR: Variable = variable("EDITOR", "the same (default: vi)");
 const CI: Variable = variable("CI", "no questions and no live list, whatever it holds");
 
 /// Every variable that `bottle` reads, beside those that the host config and a manifest name as
 /// sources of secrets. Empty means unset.
-pub const VARIABLES: [Variable; 12] = [
+pub const VARIABLES: [Variable; 14] = [
     STATE_ROOT,
     IMAGE,
     DERIVED_IMAGE,
@@ -71,6 +74,8 @@ pub const VARIABLES: [Variable; 12] = [
     HOME,
     PATH,
     SSH_AUTH_SOCK,
+    VISUAL,
+    EDITOR,
     CI,
 ];
 
@@ -191,6 +196,13 @@ impl Env {
     #[must_use]
     pub fn ssh_agent(self) -> Option<PathBuf> {
         self.raw(SSH_AUTH_SOCK).map(PathBuf::from)
+    }
+
+    /// The person's editor, as a command of words.
+    #[must_use]
+    pub fn editor(self) -> String {
+        let set = [VISUAL, EDITOR].into_iter().find_map(|variable| self.raw(variable));
+        set.and_then(|editor| editor.into_string().ok()).unwrap_or_else(|| "vi".to_owned())
     }
 
     /// One variable by a name that a manifest or the host config has: a secret's source.

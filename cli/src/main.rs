@@ -1,8 +1,10 @@
 //! The `bottle` command line: flags in, one command run, an exit code out.
 
 mod again;
+mod amend;
 mod args;
 mod ask;
+mod audit;
 mod carry_out;
 mod commands;
 mod context;
@@ -25,6 +27,7 @@ mod request;
 mod running;
 mod save;
 mod sessions;
+mod supervise;
 mod terminal;
 mod typed;
 mod usage;

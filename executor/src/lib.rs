@@ -3,6 +3,7 @@
 
 pub mod apply;
 mod archive;
+pub mod audit;
 pub mod ca;
 pub mod cleanup;
 pub mod engine;
@@ -16,6 +17,7 @@ pub mod mounted;
 pub mod ops;
 pub mod pack;
 pub mod probe;
+pub mod proposals;
 pub mod receipt;
 mod repository;
 pub mod requires;

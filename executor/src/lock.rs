@@ -47,6 +47,12 @@ impl Lock {
         Self::take(root, &roots.session_lock(identity))
     }
 
+    /// Takes the lock of what is decided about one session, or says who has it: a decision takes the
+    /// session's own lock on its way.
+    pub fn decisions(roots: &Roots, root: &Root, identity: &Identity) -> Result<Self, LockError> {
+        Self::take(root, &roots.decisions_lock(identity))
+    }
+
     /// Takes the lock of what sessions share, or says who has it.
     pub fn shared(roots: &Roots, root: &Root) -> Result<Self, LockError> {
         Self::take(root, &roots.shared_lock())

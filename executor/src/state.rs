@@ -45,6 +45,12 @@ impl Roots {
         self.root.join("locks").join(format!("{identity}.lock"))
     }
 
+    /// The lock file of what is decided about one session.
+    #[must_use]
+    pub fn decisions_lock(&self, identity: &Identity) -> PathBuf {
+        self.root.join("locks").join(format!("{identity}.decisions.lock"))
+    }
+
     /// The lock file of objects that sessions share (images).
     #[must_use]
     pub fn shared_lock(&self) -> PathBuf {

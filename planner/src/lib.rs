@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod approvals;
+pub mod audit;
 pub mod cleanup;
 pub mod decision;
 pub mod diff;

@@ -446,6 +446,7 @@ impl Lowering<'_> {
             listen,
             agent,
             gate: self.address(Role::GitGate),
+            supervise: self.address(Role::Supervise),
             upstream_proxy: self.session.upstream_proxy.clone(),
             next_hop: self.address(Role::Pipelock).map(|address| (address, PIPELOCK_PORT)),
             expects_delivery: !items.is_empty(),
@@ -579,14 +580,16 @@ impl Lowering<'_> {
     }
 
     fn supervise(&mut self) {
-        let (Some(listen), Some(egress)) =
-            (self.address(Role::Supervise), self.address(Role::Egress))
+        let (Some(listen), Some(egress), Some(agent)) =
+            (self.address(Role::Supervise), self.address(Role::Egress), self.address(Role::Agent))
         else {
             return;
         };
         let settings = SuperviseSettings {
             protocol: PROTOCOL,
             listen,
+            agent,
+            egress: (egress, EGRESS_PORT),
             identity: self.identity.clone(),
             timeout_seconds: SUPERVISE_TIMEOUT,
         };

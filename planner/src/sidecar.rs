@@ -76,6 +76,10 @@ pub struct EgressSettings {
     /// The gate's address, if there is one.
     #[schemars(with = "Option<String>")]
     pub gate: Option<Ipv4Addr>,
+    /// Supervise's address, if there is one: it may see the routes in force, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub supervise: Option<Ipv4Addr>,
     /// `http://host:port` of the corporate proxy, and who is reached without it.
     pub upstream_proxy: Option<(String, Vec<String>)>,
     /// Address and port of pipelock, where it is used.
@@ -125,6 +129,12 @@ pub struct SuperviseSettings {
     /// Its own address on the internal network.
     #[schemars(with = "String")]
     pub listen: Ipv4Addr,
+    /// The agent's address: nobody else is served.
+    #[schemars(with = "String")]
+    pub agent: Ipv4Addr,
+    /// Egress, which shows the routes in force.
+    #[schemars(with = "(String, u16)")]
+    pub egress: (Ipv4Addr, u16),
     /// Whose requests it takes.
     pub identity: Identity,
     /// Seconds until an unanswered request is given up.

@@ -3,23 +3,24 @@
 use std::collections::BTreeSet;
 
 use bottle_planner::approvals::{DEFAULT_PORT, is_allowed};
+use bottle_planner::audit::Event;
 use bottle_planner::diff::diff_grants;
 use bottle_planner::escape::visible;
 use bottle_planner::manifest::{is_method, is_request_path};
-use bottle_planner::plan::{Action, Effect, Plan};
+use bottle_planner::plan::Plan;
 use bottle_planner::policy::{Access, Approval, HostPattern, Rule};
 use bottle_planner::refusals::Widening;
-use bottle_planner::resolve::{Amendment, plan_amended};
+use bottle_planner::resolve::Amendment;
 use bottle_planner::show;
-use bottle_planner::wants::Wants;
 use bottle_planner::words::Digest;
 use chrono::Utc;
 use clap::Args;
 
 use super::apply::{Consent, checked};
 use super::blocked::{Refused, asked};
+use crate::amend::Amended;
 use crate::args::ManifestArgs;
-use crate::carry_out::{self, Job};
+use crate::audit;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -27,7 +28,6 @@ use crate::overlay;
 use crate::plan_file::PlanText;
 use crate::request;
 use crate::sessions::Sessions;
-use crate::world;
 
 /// Allows a running session one rule more: of what it was refused, or one that is spelled out.
 ///
@@ -88,8 +88,7 @@ pub struct Allow {
 
 /// Runs the command.
 pub fn run(args: &Allow, context: &mut Context) -> Result<Exit, Failure> {
-    let roots = context.roots(&args.manifest)?;
-    let sessions = Sessions::of(&roots.root);
+    let sessions = Sessions::of(&context.roots(&args.manifest)?.root);
     let identity = sessions.find(&args.id)?;
     let applied = PlanText::of_session(identity.as_str(), &sessions)?.strict()?;
     let asked_for = match &args.host {
@@ -107,31 +106,13 @@ pub fn run(args: &Allow, context: &mut Context) -> Result<Exit, Failure> {
         return keep(kept, context);
     }
     let approval = Approval { at, host, port, rule, by: Some("bottle allow".to_owned()) };
-    let snapshot = world::look_for(context, &args.manifest, &Wants::for_plan(&applied))?;
-    let plan = plan_amended(&applied, &Amendment::Route(approval), &snapshot)
-        .map_err(Failure::from_plan)?;
-    in_place(&plan)?;
-    let text = super::pretty(&plan)?;
+    let amended = Amended::plan(&applied, &Amendment::Route(approval), &args.manifest, context)?;
     if args.plan_only {
-        context.printer.data(&text)?;
+        context.printer.data(&amended.text.text)?;
         return Ok(Exit::Ok);
     }
-    let text = PlanText::stored(text)?;
-    let plan = checked(&text, args.expect.as_ref())?;
-    let mut job = Job {
-        plan: &plan,
-        text: &text.text,
-        digest: &text.digest,
-        inputs: None,
-        roots: &roots,
-        workspace: plan.session.workspace.as_ref().map(|place| &place.host),
-        confirmed: None,
-        rollback: false,
-        redeliver: false,
-        json: args.json,
-        secrets: &[],
-    };
-    carry_out::check(&job)?;
+    let plan = checked(&amended.text, args.expect.as_ref())?;
+    amended.check(context)?;
     let consent = Consent {
         expected: args.expect.is_some(),
         locked: false,
@@ -140,16 +121,17 @@ pub fn run(args: &Allow, context: &mut Context) -> Result<Exit, Failure> {
         redeliver: false,
     };
     let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;
-    job.confirmed = confirmed.as_ref();
+    let diff = diff_grants(Some(&applied.grants), &plan.grants);
     if args.yes || args.expect.is_some() {
         // Nobody was asked, so nobody was shown.
-        let diff = diff_grants(Some(&applied.grants), &plan.grants);
         context.printer.say(show::grants_diff(&diff).trim_end());
     }
-    let done = carry_out::carry_out(&job, context)?;
+    let done = amended.apply(confirmed.as_ref(), args.json, context)?;
     if done != Exit::Ok {
         return Ok(done);
     }
+    let event = Event::Allowed { plan: amended.text.digest.clone(), effect: diff.widened };
+    audit::note(&identity, event, context)?;
     keep(kept, context)
 }
 
@@ -214,33 +196,4 @@ fn spelled_out(args: &Allow, host: &str, applied: &Plan) -> Result<Widening, Fai
     let access = if methods.is_empty() { Access::Read } else { Access::All };
     let rule = Rule { methods, paths: args.path.clone(), access, auth: None };
     Ok(Widening { host, port, rule })
-}
-
-/// Refuses a plan that does more than the approval asks for: the session drifted, and what is
-/// repaired or started is another decision.
-fn in_place(plan: &Plan) -> Result<(), Failure> {
-    let asked = |action: &&Action| {
-        let id = action.id.0.as_str();
-        ["file:approvals.json", "file:egress/in/routes.json", "reload:egress"].contains(&id)
-            // Pipelock has an allow-list of its own, which it reads at its start.
-            || id.contains("pipelock")
-    };
-    let more: Vec<String> = plan
-        .actions
-        .iter()
-        .filter(|action| action.effect != Effect::None && !asked(action))
-        .map(show::action_line)
-        .collect();
-    if more.is_empty() {
-        return Ok(());
-    }
-    let identity = &plan.identity;
-    Err(Failure::new(
-        Exit::Stale,
-        format!("session {identity} is not as it was left: {}", more.join(", ")),
-    )
-    .hint(format!(
-        "bring it into line first: `bottle plan --identity {identity} -o plan.json`, then `bottle \
-         apply plan.json`"
-    )))
 }

@@ -3,6 +3,7 @@
 pub mod allow;
 pub mod apply;
 pub mod attach;
+pub mod audit;
 pub mod blocked;
 pub mod cleanup;
 pub mod completions;
@@ -31,6 +32,7 @@ pub mod show;
 pub mod sidecar;
 pub mod start;
 pub mod stop;
+pub mod supervise;
 pub mod wait;
 
 use std::process::ExitCode;
@@ -64,6 +66,8 @@ pub fn run(command: Command, context: &mut Context) -> ExitCode {
         Command::Wait(args) => wait::run(&args, context),
         Command::Blocked(args) => blocked::run(&args, context),
         Command::Allow(args) => allow::run(&args, context),
+        Command::Supervise(args) => supervise::run(&args, context),
+        Command::Audit(args) => audit::run(&args, context),
         Command::Egress(args) => egress::run(&args, context),
         Command::Git(args) => git::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),

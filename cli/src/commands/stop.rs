@@ -27,7 +27,12 @@ pub struct Stop {
 
 /// Runs the command.
 pub fn run(args: &Stop, context: &mut Context) -> Result<Exit, Failure> {
-    let running = Running::find(&args.id, context)?;
+    session(&args.id, args.grace, context)
+}
+
+/// Stops a session, its agent first.
+pub fn session(id: &str, grace: u32, context: &mut Context) -> Result<Exit, Failure> {
+    let running = Running::find(id, context)?;
     let agent_first = std::iter::once(Role::Agent)
         .chain(Role::ALL.into_iter().filter(|role| *role != Role::Agent))
         .filter(|role| running.plan.session.places.contains_key(role));
@@ -38,7 +43,7 @@ pub fn run(args: &Stop, context: &mut Context) -> Result<Exit, Failure> {
             if role == Role::Agent {
                 ending::note_stop(&context.env.state_root()?, &running.identity);
             }
-            let done = running.runtime.block_on(running.engine.stop(&container.id, args.grace));
+            let done = running.runtime.block_on(running.engine.stop(&container.id, grace));
             done.map_err(|error| world::engine_failure(&error))?;
             stopped += 1;
         }

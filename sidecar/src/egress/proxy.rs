@@ -395,9 +395,13 @@ impl Connection {
     ) -> Result<(Target, Granted, PathAndQuery), Refusal> {
         let target = self.request_target(request)?;
         aim(flow, &target);
-        if self.client == Client::Gate {
-            let reason = "the git gate may only open tunnels";
-            return Err(Refusal::new(Code::Client, "gate", reason));
+        let reason = match self.client {
+            Client::Agent => None,
+            Client::Gate => Some("the git gate may only open tunnels"),
+            Client::Supervise => Some(rules::ONLY_ROUTES),
+        };
+        if let Some(reason) = reason {
+            return Err(Refusal::new(Code::Client, self.client.as_str(), reason));
         }
         if !matches!(self.aim, Aim::Fixed { .. }) {
             hidden_in_host(flow, target.host.as_str())?;

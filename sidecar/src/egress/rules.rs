@@ -295,19 +295,27 @@ pub(super) struct Request<'a> {
     pub(super) overrides_method: bool,
 }
 
+/// Why supervise is refused whatever else it asks for.
+pub(super) const ONLY_ROUTES: &str = "supervise may only see the routes in force";
+
 impl Table {
     /// Whether names may be asked for, which is before any port is known.
     pub(super) fn knows(&self, client: Client, host: &HostName) -> bool {
         match client {
             Client::Agent => self.route(host).is_some(),
             Client::Gate => self.file.gate.iter().any(|(name, _)| name.matches(host.as_str())),
+            Client::Supervise => false,
         }
     }
 
     /// Decides about a tunnel.
     pub(super) fn decide_tunnel(&self, client: Client, target: &Target) -> Result<Tunnel, Refusal> {
-        if client == Client::Gate {
-            return self.decide_gate(target).map(Tunnel::Gate);
+        match client {
+            Client::Agent => {}
+            Client::Gate => return self.decide_gate(target).map(Tunnel::Gate),
+            Client::Supervise => {
+                return Err(Refusal::new(Code::Client, client.as_str(), ONLY_ROUTES));
+            }
         }
         let found = self.on_port(target)?;
         Ok(match found.route.tls {

@@ -77,6 +77,8 @@ impl UpstreamProxy {
 pub(super) enum Client {
     Agent,
     Gate,
+    /// It shows the agent the routes in force, and may do nothing else.
+    Supervise,
 }
 
 impl Client {
@@ -86,6 +88,8 @@ impl Client {
             Some(Self::Agent)
         } else if settings.gate.is_some_and(|gate| address == IpAddr::V4(gate)) {
             Some(Self::Gate)
+        } else if settings.supervise.is_some_and(|own| address == IpAddr::V4(own)) {
+            Some(Self::Supervise)
         } else {
             None
         }
@@ -96,6 +100,7 @@ impl Client {
         match self {
             Self::Agent => "agent",
             Self::Gate => "gate",
+            Self::Supervise => "supervise",
         }
     }
 }

@@ -10,3 +10,4 @@ mod harness;
 mod hops;
 mod init;
 mod others;
+mod supervise;

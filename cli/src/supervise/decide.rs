@@ -1,0 +1,214 @@
+//! Carrying an answer out, in an order in which being killed loses nothing and does nothing twice.
+
+use bottle_executor::lock::Lock;
+use bottle_executor::proposals::{give_answer, set_image};
+use bottle_planner::audit::Event;
+use bottle_planner::proposal::{Answer, Ask, LONGEST_NOTES, Verdict};
+use bottle_planner::sidecar::PROTOCOL;
+use bottle_planner::words::Digest;
+
+use super::pending::{Found, Pending, open};
+use super::seen::{Effect, Seen};
+use crate::args::ManifestArgs;
+use crate::audit;
+use crate::commands::stop;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::overlay;
+
+/// Seconds that an agent has to end when its image changes.
+const GRACE: u32 = 10;
+
+/// What a person says to a proposal.
+#[derive(Debug, Clone)]
+pub struct Word<'a> {
+    /// In which form it is approved, where that is not the one in which it was asked.
+    pub modified: Option<&'a Ask>,
+    /// The digest of what the person was shown.
+    pub seen: &'a Digest,
+    /// For the agent.
+    pub notes: &'a str,
+    /// Whether later sessions may do so too.
+    pub always: bool,
+    /// Whether events go to standard output.
+    pub json: bool,
+    /// Beside which manifest a rule is kept for later sessions.
+    pub manifest: &'a ManifestArgs,
+}
+
+/// Approves: what it changes must be what was seen.
+pub fn approve(pending: &Pending, word: &Word<'_>, context: &mut Context) -> Result<Exit, Failure> {
+    check_notes(word.notes)?;
+    let _lock = lock(pending, context)?;
+    still_waits(pending, context)?;
+    let ask = word.modified.unwrap_or(&pending.proposal.ask);
+    let seen = Seen::look(pending, ask, context)?;
+    if seen.digest != *word.seen {
+        let id = pending.proposal.id();
+        return Err(Failure::new(
+            Exit::Refused,
+            format!(
+                "expected {}, found {}: something moved since it was shown",
+                word.seen, seen.digest
+            ),
+        )
+        .hint(format!("look at it again: `bottle supervise show {id}`")));
+    }
+    // Looked at first: a rule that could not be kept is not half allowed.
+    let kept = match (word.always, seen.widening()) {
+        (false, _) => None,
+        (true, Some(rule)) => {
+            let at = audit::now()?;
+            Some(overlay::prepare(context, word.manifest, &seen.applied, &rule, &at)?)
+        }
+        (true, None) => {
+            return Err(Failure::usage("--always goes with network access alone")
+                .hint("a push exception is good once; write an image into the bottle's `image:`"));
+        }
+    };
+    let verdict = if word.modified.is_some() { Verdict::Modified } else { Verdict::Approved };
+    answered(pending, verdict, word.modified, Some(&seen.digest), word.notes, context)?;
+    match carry_out(pending, &seen, word, context) {
+        Ok(Exit::Ok) => {}
+        Ok(exit) => {
+            failed(pending, "the plan was not carried out whole", context)?;
+            return Ok(exit);
+        }
+        Err(failure) => {
+            failed(pending, &failure.chain(), context)?;
+            return Err(failure);
+        }
+    }
+    if let Some(kept) = kept {
+        kept.write(&mut context.printer)?;
+    }
+    let granted = seen.diff.widened.iter().chain(&seen.diff.changed).cloned().collect();
+    tell(pending, verdict, word.notes, granted, context)?;
+    let effect = seen.diff.widened.iter().chain(&seen.diff.changed).cloned().collect();
+    let plan = match &seen.effect {
+        Effect::InPlace(amended) => Some(amended.text.digest.clone()),
+        _ => None,
+    };
+    let proposal = pending.proposal.digest();
+    audit::note(&pending.session, Event::Done { proposal, effect, plan }, context)?;
+    context.printer.say(&format!("{} is {}", pending.proposal.id(), verdict.as_str()));
+    if matches!(seen.effect, Effect::Image { .. }) {
+        // Told first: the agent's call ends while its server still runs.
+        stop::session(pending.session.as_str(), GRACE, context)?;
+        context.printer.say(&format!(
+            "`bottle resume {}` brings the agent back in the new image",
+            pending.session
+        ));
+    }
+    Ok(Exit::Ok)
+}
+
+/// Rejects: nothing changes but that the agent is told.
+pub fn reject(pending: &Pending, notes: &str, context: &mut Context) -> Result<Exit, Failure> {
+    check_notes(notes)?;
+    let _lock = lock(pending, context)?;
+    still_waits(pending, context)?;
+    answered(pending, Verdict::Rejected, None, None, notes, context)?;
+    tell(pending, Verdict::Rejected, notes, Vec::new(), context)?;
+    let proposal = pending.proposal.digest();
+    let event = Event::Done { proposal, effect: Vec::new(), plan: None };
+    audit::note(&pending.session, event, context)?;
+    context.printer.say(&format!("{} is rejected", pending.proposal.id()));
+    Ok(Exit::Ok)
+}
+
+fn carry_out(
+    pending: &Pending,
+    seen: &Seen,
+    word: &Word<'_>,
+    context: &mut Context,
+) -> Result<Exit, Failure> {
+    match &seen.effect {
+        Effect::Nothing => Ok(Exit::Ok),
+        Effect::InPlace(amended) => {
+            amended.check(context)?;
+            amended.apply(None, word.json, context)
+        }
+        Effect::Image { dockerfile, hosts } => {
+            let roots = context.roots(&ManifestArgs::default())?;
+            let root = open(&roots, &pending.session)?.ok_or_else(|| gone(pending))?;
+            set_image(&root, dockerfile, hosts)
+                .map_err(|e| Failure::from_error(Exit::Error, &e))?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// One decision at a time about one session.
+fn lock(pending: &Pending, context: &Context) -> Result<Lock, Failure> {
+    let roots = context.roots(&ManifestArgs::default())?;
+    let root = bottle_executor::files::Root::open_or_make(&roots.root)
+        .map_err(|e| Failure::from_error(Exit::Error, &e))?;
+    Lock::decisions(&roots, &root, &pending.session)
+        .map_err(|e| Failure::from_error(Exit::Stale, &e).hint("somebody else decides right now"))
+}
+
+/// Somebody may have answered since it was read.
+fn still_waits(pending: &Pending, context: &Context) -> Result<(), Failure> {
+    let roots = context.roots(&ManifestArgs::default())?;
+    let found = Found::of(&roots)?.one(&pending.proposal.id())?;
+    if found.session == pending.session { Ok(()) } else { Err(gone(pending)) }
+}
+
+fn gone(pending: &Pending) -> Failure {
+    Failure::error(format!("session {} is not there any more", pending.session))
+}
+
+fn check_notes(notes: &str) -> Result<(), Failure> {
+    if notes.len() > LONGEST_NOTES {
+        return Err(Failure::usage(format!("--notes: expected at most {LONGEST_NOTES} bytes")));
+    }
+    Ok(())
+}
+
+fn answered(
+    pending: &Pending,
+    verdict: Verdict,
+    modified: Option<&Ask>,
+    seen: Option<&Digest>,
+    notes: &str,
+    context: &Context,
+) -> Result<(), Failure> {
+    let proposal = &pending.proposal;
+    let event = Event::Answered {
+        proposal: proposal.digest(),
+        ask: proposal.ask.clone(),
+        justification: proposal.justification.clone(),
+        verdict,
+        modified: modified.cloned(),
+        seen: seen.cloned(),
+        notes: notes.to_owned(),
+    };
+    audit::note(&pending.session, event, context)
+}
+
+fn failed(pending: &Pending, why: &str, context: &Context) -> Result<(), Failure> {
+    let event = Event::Failed { proposal: pending.proposal.digest(), why: why.to_owned() };
+    audit::note(&pending.session, event, context)
+}
+
+fn tell(
+    pending: &Pending,
+    verdict: Verdict,
+    notes: &str,
+    granted: Vec<String>,
+    context: &Context,
+) -> Result<(), Failure> {
+    let answer = Answer {
+        protocol: PROTOCOL,
+        proposal: pending.proposal.digest(),
+        verdict,
+        at: audit::now()?,
+        notes: notes.to_owned(),
+        granted,
+    };
+    let roots = context.roots(&ManifestArgs::default())?;
+    let root = open(&roots, &pending.session)?.ok_or_else(|| gone(pending))?;
+    give_answer(&root, &pending.proposal, &answer).map_err(|e| Failure::from_error(Exit::Error, &e))
+}

@@ -1,0 +1,87 @@
+//! The proposals that wait for a person, of all sessions.
+
+use bottle_executor::files::Root;
+use bottle_executor::proposals::{Proposals, answer_of};
+use bottle_executor::state::Roots;
+use bottle_planner::proposal::{Answer, Proposal};
+use bottle_planner::words::Identity;
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::sessions::Sessions;
+
+/// One proposal of one session.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// Whose.
+    pub session: Identity,
+    /// What it says.
+    pub proposal: Proposal,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Those that wait, the oldest first.
+    pub pending: Vec<Pending>,
+    /// Those that were answered.
+    pub answered: Vec<(Pending, Answer)>,
+    /// Session, name and fault of what is no proposal.
+    pub broken: Vec<(Identity, String, String)>,
+}
+
+impl Found {
+    /// Looks through the sessions that were not taken down.
+    pub fn of(roots: &Roots) -> Result<Self, Failure> {
+        let mut found = Self::default();
+        for session in Sessions::of(&roots.root).all() {
+            let Some(root) = open(roots, &session)? else { continue };
+            let read = Proposals::read(&root).map_err(|e| Failure::from_error(Exit::Error, &e))?;
+            for proposal in read.all {
+                let answer = answer_of(&root, &proposal);
+                let answer = answer.map_err(|e| Failure::from_error(Exit::Error, &e))?;
+                let pending = Pending { session: session.clone(), proposal };
+                match answer {
+                    None => found.pending.push(pending),
+                    Some(answer) => found.answered.push((pending, answer)),
+                }
+            }
+            let broken = read.broken.into_iter();
+            found.broken.extend(broken.map(|(name, why)| (session.clone(), name, why)));
+        }
+        found.pending.sort_by(|a, b| a.proposal.at.cmp(&b.proposal.at));
+        Ok(found)
+    }
+
+    /// The proposal meant by an id, a unique prefix of one, or `@last`: one that waits.
+    pub fn one(self, text: &str) -> Result<Pending, Failure> {
+        let is_it =
+            |pending: &Pending| !text.is_empty() && (pending.proposal.id().starts_with(text));
+        if let Some((answered, answer)) =
+            self.answered.iter().find(|(pending, _)| pending.proposal.id() == text)
+        {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!("{} was {} already", answered.proposal.id(), answer.verdict.as_str()),
+            )
+            .hint("`bottle audit show` has who did it, and when"));
+        }
+        let mut waiting = self.pending;
+        if text == "@last" {
+            return waiting.pop().ok_or_else(|| Failure::error("nothing waits for an answer"));
+        }
+        waiting.retain(is_it);
+        match waiting.len() {
+            1 => Ok(waiting.remove(0)),
+            0 => Err(Failure::error(format!("no proposal `{}` waits", text.escape_debug()))
+                .hint("`bottle supervise list` has those that do")),
+            n => Err(Failure::usage(format!("`{}` could be any of {n}", text.escape_debug()))
+                .hint("give more of its digits")),
+        }
+    }
+}
+
+/// A session's state folder.
+pub fn open(roots: &Roots, session: &Identity) -> Result<Option<Root>, Failure> {
+    Root::open(&roots.state(session)).map_err(|e| Failure::from_error(Exit::Error, &e))
+}

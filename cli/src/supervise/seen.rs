@@ -1,0 +1,175 @@
+//! What approving a proposal would change: what a person is shown, and what an approval is bound to.
+
+use std::collections::BTreeSet;
+
+use bottle_planner::approvals::is_allowed;
+use bottle_planner::decision::PushFinding;
+use bottle_planner::diff::{GrantsDiff, diff_grants};
+use bottle_planner::document;
+use bottle_planner::grants::{Grants, ImageGrant};
+use bottle_planner::plan::Plan;
+use bottle_planner::policy::{Approval, BuildHost, PushException};
+use bottle_planner::proposal::Ask;
+use bottle_planner::refusals::Widening;
+use bottle_planner::resolve::{Amendment, grants_with_image};
+use bottle_planner::words::{Digest, Name, Role};
+
+use super::pending::Pending;
+use crate::amend::Amended;
+use crate::args::ManifestArgs;
+use crate::context::Context;
+use crate::decision_log;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::plan_file::PlanText;
+use crate::sessions::Sessions;
+
+/// What approving would do.
+#[derive(Debug)]
+pub enum Effect {
+    /// A plan, applied while the agent runs.
+    InPlace(Box<Amended>),
+    /// Another image: the session is stopped, and comes back in it.
+    Image {
+        /// What it is built from.
+        dockerfile: String,
+        /// What the build may reach.
+        hosts: BTreeSet<BuildHost>,
+    },
+    /// Nothing: it is allowed already.
+    Nothing,
+}
+
+/// A proposal, and what approving it in this form would change.
+#[derive(Debug)]
+pub struct Seen {
+    /// In which form it would be approved.
+    pub ask: Ask,
+    /// What that does.
+    pub effect: Effect,
+    /// What the agent may do then, in words.
+    pub diff: GrantsDiff,
+    /// What an approval names: the plan's digest, or that of the grants after it.
+    pub digest: Digest,
+    /// The plan in force.
+    pub applied: Plan,
+}
+
+impl Seen {
+    /// Looks at the world as it is now. `ask` is the form in which it would be approved.
+    pub fn look(pending: &Pending, ask: &Ask, context: &mut Context) -> Result<Self, Failure> {
+        let roots = context.roots(&ManifestArgs::default())?;
+        let sessions = Sessions::of(&roots.root);
+        let session = &pending.session;
+        let applied = PlanText::of_session(session.as_str(), &sessions)?.strict()?;
+        match ask {
+            Ask::Egress { host, port, rule } => {
+                if is_allowed(&applied.grants.egress.routes, host, *port, rule) {
+                    return Self::nothing(pending, ask, applied);
+                }
+                let approval = Approval {
+                    // The time of the asking, so that the same world gives the same plan.
+                    at: pending.proposal.at.clone(),
+                    host: host.clone(),
+                    port: *port,
+                    rule: rule.clone(),
+                    by: Some(format!("bottle supervise {}", pending.proposal.id())),
+                };
+                Self::in_place(ask, &Amendment::Route(approval), applied, context)
+            }
+            Ask::PushException { remote, fingerprint } => {
+                let id = pending.proposal.id();
+                if applied.grants.push_exceptions.contains_key(&id) {
+                    return Self::nothing(pending, ask, applied);
+                }
+                let record = sessions.record(session.as_str())?;
+                let finding = finding(&record.folder, remote, fingerprint)?;
+                let exception = PushException {
+                    remote: remote.clone(),
+                    fingerprint: fingerprint.clone(),
+                    rule: finding.rule,
+                    place: place(&finding.place, finding.line),
+                };
+                Self::in_place(ask, &Amendment::PushException(id, exception), applied, context)
+            }
+            Ask::Image { dockerfile, hosts } => {
+                let (dockerfile, hosts) = (dockerfile.clone(), hosts.clone());
+                let after = grants_with_image(&applied.grants, &dockerfile, &hosts);
+                let diff = diff_grants(Some(&applied.grants), &after);
+                let digest = digest(&after)?;
+                let effect = Effect::Image { dockerfile, hosts };
+                Ok(Self { ask: ask.clone(), effect, diff, digest, applied })
+            }
+        }
+    }
+
+    fn in_place(
+        ask: &Ask,
+        amendment: &Amendment,
+        applied: Plan,
+        context: &mut Context,
+    ) -> Result<Self, Failure> {
+        let amended = Amended::plan(&applied, amendment, &ManifestArgs::default(), context)?;
+        let diff = diff_grants(Some(&applied.grants), &amended.plan.grants);
+        let digest = amended.text.digest.clone();
+        let effect = Effect::InPlace(Box::new(amended));
+        Ok(Self { ask: ask.clone(), effect, diff, digest, applied })
+    }
+
+    fn nothing(pending: &Pending, ask: &Ask, applied: Plan) -> Result<Self, Failure> {
+        let diff = diff_grants(Some(&applied.grants), &applied.grants);
+        // Two proposals that change nothing are two decisions all the same.
+        let digest = digest(&(pending.proposal.digest(), &applied.grants))?;
+        Ok(Self { ask: ask.clone(), effect: Effect::Nothing, diff, digest, applied })
+    }
+
+    /// The rule that `--always` keeps.
+    #[must_use]
+    pub fn widening(&self) -> Option<Widening> {
+        self.ask.widening()
+    }
+
+    /// The Dockerfile in force.
+    #[must_use]
+    pub fn dockerfile(&self) -> String {
+        in_force(&self.applied.grants)
+    }
+}
+
+/// The Dockerfile that a session's image is of, or the one that would be.
+fn in_force(grants: &Grants) -> String {
+    match &grants.image {
+        ImageGrant::Build { dockerfile, .. } => dockerfile.clone(),
+        ImageGrant::Reference { reference, .. } => format!("FROM {reference}\n"),
+    }
+}
+
+/// The finding as the gate logged it: what the agent says of it counts for nothing.
+fn finding(
+    record: &std::path::Path,
+    remote: &Name,
+    fingerprint: &str,
+) -> Result<PushFinding, Failure> {
+    let mut found = None;
+    decision_log::each(record, Role::GitGate, |_, decision| {
+        let Some(push) = decision.push.filter(|push| push.remote == remote.as_str()) else {
+            return;
+        };
+        found = push.findings.into_iter().find(|f| f.fingerprint == fingerprint).or(found.take());
+    })?;
+    found.ok_or_else(|| {
+        Failure::new(
+            Exit::Refused,
+            format!("the git gate has refused no push to {remote} with finding {fingerprint}"),
+        )
+        .hint("there is nothing to approve: reject it, and say so in the notes")
+    })
+}
+
+fn place(place: &str, line: Option<u64>) -> String {
+    line.map_or_else(|| place.to_owned(), |line| format!("{place}, line {line}"))
+}
+
+fn digest<T: serde::Serialize>(value: &T) -> Result<Digest, Failure> {
+    document::digest(value).map_err(|e| Failure::error(e.to_string()))
+}

@@ -1,0 +1,239 @@
+//! A session that asks, and what it asks with: MCP over HTTP, spoken by bash, since the base image
+//! has no other client.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bottle_tests::host::{Host, docker, ran, unique, until};
+use serde_json::{Value, json};
+
+/// What the server outside answers.
+pub const MARK: &str = "hello from outside";
+
+/// A session that runs, with a host outside that it may read `/open` of.
+pub struct Supervised {
+    pub host: Host,
+    pub session: String,
+    pub port: u16,
+}
+
+impl Supervised {
+    pub fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With further lines of the bottle.
+    pub fn with(more: &str) -> Self {
+        let port = server();
+        let host = Host::new();
+        host.write(
+            "root/bottles/box.yaml",
+            &format!(
+                "egress: {{routes: [{{host: hello.test, port: {port}, address: {}, \
+                 allow: [{{methods: [GET], paths: [/open]}}]}}]}}\n\
+                 provider: {{command: [sleep, '86400']}}\nisolation: container\n\
+                 supervise: true\nimage: {{reference: 'debian:bookworm-slim'}}\n{more}",
+                this_host()
+            ),
+        )
+        .write("root/agents/dev.yaml", "bottle: box\n");
+        let session = unique("ask");
+        host.run(&["start", "dev", "--name", &session, "--detach", "--yes"]).code(0);
+        Self { host, session, port }
+    }
+
+    pub fn container(&self) -> String {
+        format!("bottle-{}", self.session)
+    }
+
+    /// One request to the host outside, through egress; its status.
+    pub fn status(&self, method: &str, path: &str) -> String {
+        let url = format!("http://hello.test:{}{path}", self.port);
+        let script = format!(
+            "exec 3<>/dev/tcp/egress/9099\nprintf '{method} {url} HTTP/1.1\\r\\nHost: hello.test:{}\
+             \\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n' >&3\ntimeout 20 cat <&3\n",
+            self.port
+        );
+        let answer = bash(&self.container(), &script);
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://hello.test:{}{path}", self.port)
+    }
+
+    /// Says hello to supervise and leaves a call of a tool under way.
+    pub fn calls(&self, tool: &str, arguments: Value) -> Call {
+        let client = hello(&self.container(), "supervise").expect("supervise answers");
+        Call::begin(&self.container(), &client, tool, arguments)
+    }
+
+    pub fn asks_egress(&self, method: &str, path: &str) -> Call {
+        let arguments = json!({
+            "url": self.url(path), "methods": [method], "justification": "the task needs it",
+        });
+        self.calls("request-egress", arguments)
+    }
+
+    /// The requests that wait, once there are so many.
+    pub fn pending(&self, count: usize) -> Vec<Value> {
+        let mut found = Vec::new();
+        until("it is asked", || {
+            found = self.list();
+            found.len() >= count
+        });
+        assert_eq!(found.len(), count);
+        found
+    }
+
+    pub fn list(&self) -> Vec<Value> {
+        let listed = self.host.run(&["supervise", "list", "--json"]).code(0).out;
+        let listed: Value = serde_json::from_str(&listed).expect("JSON");
+        listed["proposals"].as_array().expect("a list").clone()
+    }
+
+    /// The id of the one request that waits, and the digest of what approving it would change.
+    pub fn shown(&self) -> (String, String) {
+        let id = self.pending(1)[0]["id"].as_str().expect("an id").to_owned();
+        (id.clone(), self.digest(&id))
+    }
+
+    pub fn digest(&self, id: &str) -> String {
+        let shown = self.host.run(&["supervise", "show", id, "--json"]).code(0).out;
+        let shown: Value = serde_json::from_str(&shown).expect("JSON");
+        shown["digest"].as_str().expect("a digest").to_owned()
+    }
+
+    /// What the audit log says, one word for each event.
+    pub fn audit(&self) -> Vec<String> {
+        self.host.run(&["audit", "verify"]).code(0);
+        let log = self.host.run(&["audit", "show", "--json"]).code(0).out;
+        let events = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        events.map(|entry| entry["event"]["kind"].as_str().expect("a kind").to_owned()).collect()
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.host.run(&["destroy", &self.session, "--yes", "--unsaved"]);
+    }
+}
+
+/// A client's id of its own, or nothing where nobody answers.
+pub fn hello(container: &str, server: &str) -> Option<String> {
+    let hello = json!({
+        "jsonrpc": "2.0", "id": 0, "method": "initialize",
+        "params": {"protocolVersion": "2025-06-18", "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"}},
+    });
+    let answer = bash(container, &post(server, None, &hello, 10));
+    let id = answer.lines().find_map(|line| line.strip_prefix("mcp-session-id: "))?;
+    let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    bash(container, &post(server, Some(id.trim()), &ready, 10));
+    Some(id.trim().to_owned())
+}
+
+/// A script of bash that sends one message and prints the answer.
+pub fn post(server: &str, client: Option<&str>, message: &Value, seconds: u32) -> String {
+    let body = message.to_string();
+    let client = client.map_or(String::new(), |id| format!("mcp-session-id: {id}\r\n"));
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: supervise:9100\r\nconnection: close\r\n{client}\
+         mcp-protocol-version: 2025-06-18\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    format!(
+        "exec 3<>/dev/tcp/{server}/9100 || exit 9\ncat >&3 <<'END_OF_MESSAGE_'\n{head}{body}\n\
+         END_OF_MESSAGE_\ntimeout {seconds} cat <&3\n"
+    )
+}
+
+pub fn bash(container: &str, script: &str) -> String {
+    let mut command = Command::new("docker");
+    ran(command.args(["exec", "-i", container, "bash", "-s"]), script.as_bytes()).out
+}
+
+/// A call of a tool under way.
+pub struct Call(Child);
+
+impl Call {
+    pub fn begin(container: &str, client: &str, tool: &str, arguments: Value) -> Self {
+        let message = json!({
+            "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+            "params": {"name": tool, "arguments": arguments},
+        });
+        let mut command = Command::new("docker");
+        command.args(["exec", "-i", container, "bash", "-s"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("docker runs");
+        let script = post("supervise", Some(client), &message, 120);
+        child.stdin.take().expect("an input").write_all(script.as_bytes()).expect("sent");
+        Self(child)
+    }
+
+    /// The result, once it is there.
+    pub fn result(mut self) -> Value {
+        let mut answer = String::new();
+        self.0.stdout.take().expect("an output").read_to_string(&mut answer).expect("text");
+        let data = answer.lines().filter_map(|line| line.strip_prefix("data: "));
+        let mut messages = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+        let result = messages.find(|message| message.get("result").is_some());
+        result.unwrap_or_else(|| panic!("no result in {answer}"))["result"].clone()
+    }
+
+    /// What a person answered.
+    pub fn answer(self) -> Value {
+        let result = self.result();
+        assert_ne!(result["isError"], true, "{result}");
+        result["structuredContent"].clone()
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// How long something took to hold.
+pub fn took(mut holds: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    until("it holds", &mut holds);
+    begun.elapsed()
+}
+
+/// A server on this host that answers everything with [`MARK`].
+fn server() -> u16 {
+    let listener = TcpListener::bind(("0.0.0.0", 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = Vec::new();
+            let mut buffer = [0; 1024];
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut buffer) {
+                    Ok(n) if n > 0 => head.extend_from_slice(&buffer[..n]),
+                    _ => break,
+                }
+            }
+            // Whatever becomes of the answer is the client's affair.
+            let length = MARK.len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n");
+            let _ = write!(stream, "{head}Connection: close\r\n\r\n{MARK}");
+        }
+    });
+    port
+}
+
+/// The address of the engine's default bridge, at which containers find this host.
+fn this_host() -> Ipv4Addr {
+    let format = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
+    let subnet = docker(&["network", "inspect", "bridge", "--format", format]).code(0).out;
+    let network = subnet.trim().split('/').next().and_then(|network| network.parse().ok());
+    let network: Ipv4Addr = network.expect("the default bridge has a subnet");
+    Ipv4Addr::from(u32::from(network) + 1)
+}

@@ -1,10 +1,13 @@
 //! A change to a session that runs, planned from the plan in force and applied in place.
 
 use bottle_executor::apply::Confirmed;
+use bottle_executor::files::Root;
+use bottle_executor::ledger;
 use bottle_planner::plan::{Action, Effect, Plan};
 use bottle_planner::resolve::{Amendment, plan_amended};
 use bottle_planner::show;
 use bottle_planner::wants::Wants;
+use bottle_planner::words::Identity;
 
 use crate::args::ManifestArgs;
 use crate::carry_out::{self, Job};
@@ -15,6 +18,32 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::plan_file::PlanText;
 use crate::world;
+
+/// The plan that is in force, or was begun.
+#[derive(Debug)]
+pub struct InForce {
+    /// The plan.
+    pub plan: Plan,
+    /// Its bytes and their digest.
+    pub text: PlanText,
+    /// Whether all of it was done.
+    pub complete: bool,
+}
+
+impl InForce {
+    /// By the executor's own record: a plan that lies there and was not begun is not in force.
+    pub fn of(session: &Identity, context: &Context) -> Result<Self, Failure> {
+        let roots = context.roots(&ManifestArgs::default())?;
+        let failed = |e: &dyn std::error::Error| Failure::from_error(Exit::Error, e);
+        let gone = || Failure::error(format!("nothing was applied to session {session}"));
+        let root = Root::open(&roots.state(session)).map_err(|e| failed(&e))?.ok_or_else(gone)?;
+        let ledger = ledger::load(&root).map_err(|e| failed(&e))?.ok_or_else(gone)?;
+        let digest = ledger.plan.as_ref().ok_or_else(gone)?;
+        let text = ledger::plan_text(&root, digest).map_err(|e| failed(&e))?.ok_or_else(gone)?;
+        let text = PlanText::stored(text)?;
+        Ok(Self { plan: text.strict()?, text, complete: ledger.complete })
+    }
+}
 
 /// The plan of a change.
 #[derive(Debug)]
@@ -37,6 +66,12 @@ impl Amended {
         let plan = plan_amended(applied, amendment, &snapshot).map_err(Failure::from_plan)?;
         in_place(&plan)?;
         let text = PlanText::stored(pretty(&plan)?)?;
+        let plan = checked(&text, None)?;
+        Ok(Self { plan, text })
+    }
+
+    /// A plan that was begun and cut short: the same bytes carry it on.
+    pub fn begun(text: PlanText) -> Result<Self, Failure> {
         let plan = checked(&text, None)?;
         Ok(Self { plan, text })
     }

@@ -18,14 +18,13 @@ use clap::Args;
 
 use super::apply::{Consent, checked};
 use super::blocked::{Refused, asked};
-use crate::amend::Amended;
+use crate::amend::{Amended, InForce};
 use crate::args::ManifestArgs;
 use crate::audit;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::overlay;
-use crate::plan_file::PlanText;
 use crate::request;
 use crate::sessions::Sessions;
 
@@ -90,7 +89,7 @@ pub struct Allow {
 pub fn run(args: &Allow, context: &mut Context) -> Result<Exit, Failure> {
     let sessions = Sessions::of(&context.roots(&args.manifest)?.root);
     let identity = sessions.find(&args.id)?;
-    let applied = PlanText::of_session(identity.as_str(), &sessions)?.strict()?;
+    let applied = InForce::of(&identity, context)?.plan;
     let asked_for = match &args.host {
         Some(host) => spelled_out(args, host, &applied)?,
         None => of_kind(args, &sessions, context)?,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bottle_executor::state::PREVIOUS_PLAN;
 use bottle_planner::approvals::is_allowed;
 use bottle_planner::decision::PushFinding;
 use bottle_planner::diff::{GrantsDiff, diff_grants};
@@ -15,7 +16,7 @@ use bottle_planner::resolve::{Amendment, grants_with_image};
 use bottle_planner::words::{Digest, Name, Role};
 
 use super::pending::Pending;
-use crate::amend::Amended;
+use crate::amend::{Amended, InForce};
 use crate::args::ManifestArgs;
 use crate::context::Context;
 use crate::decision_log;
@@ -61,11 +62,12 @@ impl Seen {
         let roots = context.roots(&ManifestArgs::default())?;
         let sessions = Sessions::of(&roots.root);
         let session = &pending.session;
-        let applied = PlanText::of_session(session.as_str(), &sessions)?.strict()?;
+        let in_force = InForce::of(session, context)?;
+        let applied = in_force.plan.clone();
         match ask {
             Ask::Egress { host, port, rule } => {
                 if is_allowed(&applied.grants.egress.routes, host, *port, rule) {
-                    return Self::nothing(pending, ask, applied);
+                    return Self::there(pending, ask, in_force, context);
                 }
                 let approval = Approval {
                     // The time of the asking, so that the same world gives the same plan.
@@ -80,7 +82,7 @@ impl Seen {
             Ask::PushException { remote, fingerprint } => {
                 let id = pending.proposal.id();
                 if applied.grants.push_exceptions.contains_key(&id) {
-                    return Self::nothing(pending, ask, applied);
+                    return Self::there(pending, ask, in_force, context);
                 }
                 let record = sessions.record(session.as_str())?;
                 let finding = finding(&record.folder, remote, fingerprint)?;
@@ -116,7 +118,24 @@ impl Seen {
         Ok(Self { ask: ask.clone(), effect, diff, digest, applied })
     }
 
-    fn nothing(pending: &Pending, ask: &Ask, applied: Plan) -> Result<Self, Failure> {
+    /// The plan last begun allows it. Where it was cut short it is carried on, else there is nothing
+    /// to do.
+    fn there(
+        pending: &Pending,
+        ask: &Ask,
+        in_force: InForce,
+        context: &mut Context,
+    ) -> Result<Self, Failure> {
+        let InForce { plan: applied, text, complete } = in_force;
+        if !complete {
+            let roots = context.roots(&ManifestArgs::default())?;
+            let before = previous(&roots.state(&pending.session));
+            let amended = Amended::begun(text)?;
+            let diff = diff_grants(before.as_ref(), &amended.plan.grants);
+            let digest = amended.text.digest.clone();
+            let effect = Effect::InPlace(Box::new(amended));
+            return Ok(Self { ask: ask.clone(), effect, diff, digest, applied });
+        }
         let diff = diff_grants(Some(&applied.grants), &applied.grants);
         // Two proposals that change nothing are two decisions all the same.
         let digest = digest(&(pending.proposal.digest(), &applied.grants))?;
@@ -134,6 +153,12 @@ impl Seen {
     pub fn dockerfile(&self) -> String {
         in_force(&self.applied.grants)
     }
+}
+
+/// What was granted before the plan that was begun.
+fn previous(state: &std::path::Path) -> Option<Grants> {
+    let text = std::fs::read_to_string(state.join(PREVIOUS_PLAN)).ok()?;
+    Some(PlanText::stored(text).ok()?.lenient().ok()?.grants)
 }
 
 /// The Dockerfile that a session's image is of, or the one that would be.

@@ -49,28 +49,53 @@ fn missing(status: u16) -> (u16, Page) {
     (status, Page { kind: "application/json", body: error.to_string().into() })
 }
 
-/// Anthropic's Messages API, streamed.
+/// What a model says in one message.
+pub enum Said {
+    /// It calls a tool.
+    Call(&'static str, Value),
+    /// It says something, and waits.
+    Text(String),
+}
+
+/// Anthropic's Messages API, streamed: a model that makes the file when it is told to.
 pub fn messages(request: &Request) -> (u16, Page) {
+    messages_of(request, |body| {
+        let turn = turn(&body["messages"], "tool_result");
+        if !has_tool(body, "Write") {
+            return Said::Text(NOTED.to_owned());
+        }
+        match turn {
+            Turn::Make => Said::Call("Write", json!({"file_path": MADE.0, "content": MADE.1})),
+            Turn::Done => Said::Text(DONE.to_owned()),
+            Turn::Other => Said::Text(NOTED.to_owned()),
+        }
+    })
+}
+
+/// Whether a request offers the model a tool.
+pub fn has_tool(body: &Value, name: &str) -> bool {
+    body["tools"].as_array().is_some_and(|tools| tools.iter().any(|tool| tool["name"] == name))
+}
+
+/// The same API, of a model that says what it is told to say to the body of a request.
+pub fn messages_of(request: &Request, says: impl FnOnce(&Value) -> Said) -> (u16, Page) {
     if request.path.split('?').next() != Some("/v1/messages") {
         return missing(404);
     }
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-    let can_write =
-        body["tools"].as_array().is_some_and(|t| t.iter().any(|t| t["name"] == "Write"));
     // Clients take two messages of one id for one.
     let n = body["messages"].as_array().map_or(0, Vec::len);
-    let turn = turn(&body["messages"], "tool_result");
-    let (block, delta, stop) = if can_write && turn == Turn::Make {
-        let input = json!({"file_path": MADE.0, "content": MADE.1}).to_string();
-        (
-            json!({"type": "tool_use", "id": format!("toolu_{n}"), "name": "Write", "input": {}}),
-            json!({"type": "input_json_delta", "partial_json": input}),
+    let (block, delta, stop) = match says(&body) {
+        Said::Call(name, input) => (
+            json!({"type": "tool_use", "id": format!("toolu_{n}"), "name": name, "input": {}}),
+            json!({"type": "input_json_delta", "partial_json": input.to_string()}),
             "tool_use",
-        )
-    } else if can_write && turn == Turn::Done {
-        text_block(DONE)
-    } else {
-        text_block(NOTED)
+        ),
+        Said::Text(text) => (
+            json!({"type": "text", "text": ""}),
+            json!({"type": "text_delta", "text": text}),
+            "end_turn",
+        ),
     };
     let message = json!({
         "id": format!("msg_{n}"), "type": "message", "role": "assistant", "model": body["model"],
@@ -87,11 +112,6 @@ pub fn messages(request: &Request) -> (u16, Page) {
         json!({"type": "message_stop"}),
     ];
     (200, page(&events))
-}
-
-fn text_block(text: &str) -> (Value, Value, &'static str) {
-    let delta = json!({"type": "text_delta", "text": text});
-    (json!({"type": "text", "text": ""}), delta, "end_turn")
 }
 
 /// OpenAI's Responses API, streamed over HTTP: an upgrade to a WebSocket is answered as by a server

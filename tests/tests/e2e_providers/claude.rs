@@ -9,7 +9,7 @@ use crate::api::{DONE, MADE, MAKE, NOTED, messages};
 use crate::tmux::Terminal;
 use crate::world::{KEY, PROMPT, SKILL, World, container, file, names, resume};
 
-fn manifest(outside: Ipv4Addr) -> String {
+pub fn manifest(outside: Ipv4Addr) -> String {
     format!(
         "bottles:
   box:

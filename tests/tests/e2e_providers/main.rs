@@ -12,5 +12,6 @@ mod command;
 mod hostile;
 mod images;
 mod registry;
+mod supervise;
 mod tmux;
 mod world;

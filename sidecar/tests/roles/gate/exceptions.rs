@@ -57,12 +57,20 @@ fn used(world: &World) -> Vec<String> {
     ids
 }
 
-/// A program that upstream runs before it takes a push.
+/// Shell that upstream runs before it takes a push.
 fn upstreams_hook(world: &World, line: &str) {
-    let hook = world.at("web.git/hooks/pre-receive");
-    fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    fs::write(&hook, format!("#!/bin/sh\n{line}\n")).unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    hook(&world.at("web.git/hooks/pre-receive"), line);
+}
+
+/// Shell that the agent's git runs once it knows upstream's refs and before it pushes.
+fn agents_hook(world: &World, line: &str) {
+    hook(&world.at("agent/.git/hooks/pre-push"), line);
+}
+
+fn hook(file: &Path, line: &str) {
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, format!("#!/bin/sh\n{line}\n")).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -178,15 +186,18 @@ fn what_upstream_does_not_take_may_be_pushed_again() {
 }
 
 #[test]
-fn an_upstream_that_is_gone_uses_nothing_up() {
-    let mut world = world();
+fn an_upstream_that_is_gone_meanwhile_uses_nothing_up() {
+    let world = world();
     let finding = found(&world, "s", &token('i'));
     grant(&world, &json!({ID: exception(&finding, "web")}));
-    world.stop_sshd();
-    world.push("agent").refused("");
-    world.start_sshd("host");
+    let (there, away) = (world.at("web.git"), world.at("away.git"));
+    agents_hook(&world, &format!("mv {} {}", there.display(), away.display()));
+    world.push("agent").refused("web does not take the push");
     assert!(used(&world).is_empty());
-    wait_until("upstream is reached again", || world.push("agent").ok);
+    fs::rename(away, there).unwrap();
+    agents_hook(&world, "");
+    world.push("agent").good();
+    assert_eq!(used(&world), [ID]);
 }
 
 #[test]
@@ -232,12 +243,9 @@ fn of_pushes_at_once_that_need_it_one_gets_it() {
     let (ready, go) = (world.at("ready"), world.at("go"));
     fs::create_dir(&ready).unwrap();
     upstreams_hook(&world, &format!("until [ -e {} ]; do sleep 0.05; done", go.display()));
-    let hook = world.at("agent/.git/hooks/pre-push");
-    let wait =
-        format!("until [ $(ls {} | wc -l) -ge {PUSHES} ]; do sleep 0.01; done", ready.display());
-    fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    fs::write(&hook, format!("#!/bin/sh\ntouch {}/$$\n{wait}\n", ready.display())).unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let count = format!("ls {} | wc -l", ready.display());
+    let wait = format!("until [ $({count}) -ge {PUSHES} ]; do sleep 0.01; done");
+    agents_hook(&world, &format!("touch {}/$$; {wait}", ready.display()));
     let ran: Vec<Ran> = thread::scope(|scope| {
         let world = &world;
         let push = move |n| world.git("agent", &["push", "origin", &format!("HEAD:agent/p{n}")]);

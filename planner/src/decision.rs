@@ -59,6 +59,11 @@ pub struct Push {
     pub bytes: u64,
     /// What the leak scan found in them; no more than are told to the agent.
     pub findings: Vec<PushFinding>,
+    /// What the leak scan found and a person lets through once: used up where the push went
+    /// through, and left where upstream did not take it. Of a push that the gate itself refuses
+    /// all is in `findings`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excepted: Vec<Excepted>,
     /// From the agent's last byte to the verdict, in milliseconds.
     pub millis: u64,
 }
@@ -89,6 +94,15 @@ pub struct PushFinding {
     pub fingerprint: String,
 }
 
+/// A finding that went through, once, because a person said so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Excepted {
+    /// The id of the proposal that asked for it.
+    pub exception: String,
+    /// What was found.
+    pub finding: PushFinding,
+}
+
 /// How something was asked of egress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,6 +131,14 @@ pub enum Outcome {
     Refuse,
     /// Let through, and then it did not work out there.
     Failed,
+}
+
+impl Outcome {
+    /// Whether it went through, as it was or changed.
+    #[must_use]
+    pub fn is_through(self) -> bool {
+        matches!(self, Self::Allow | Self::Warn | Self::Redact)
+    }
 }
 
 /// Why, as a class.

@@ -450,6 +450,7 @@ impl Lowering<'_> {
             upstream_proxy: self.session.upstream_proxy.clone(),
             next_hop: self.address(Role::Pipelock).map(|address| (address, PIPELOCK_PORT)),
             expects_delivery: !items.is_empty(),
+            supervised: self.address(Role::Supervise).is_some(),
         };
         let mut inputs = BTreeMap::new();
         inputs.extend(self.input(Role::Egress, "settings.json", json(&settings)));
@@ -545,6 +546,7 @@ impl Lowering<'_> {
             remotes: self.grants.git.clone(),
             use_at: use_at(self.grants),
             expects_delivery: !items.is_empty(),
+            supervised: self.address(Role::Supervise).is_some(),
         };
         let mut inputs = BTreeMap::new();
         inputs.extend(self.input(Role::GitGate, "gate.json", json(&settings)));

@@ -22,6 +22,8 @@ pub const EGRESS_PORT: u16 = 9099;
 pub const GIT_GATE_PORT: u16 = 9418;
 /// The port of supervise's MCP server.
 pub const SUPERVISE_PORT: u16 = 9100;
+/// That server, as agents are told of it.
+pub const SUPERVISE_URL: &str = "http://supervise:9100/mcp";
 /// The port of pipelock's proxy.
 pub const PIPELOCK_PORT: u16 = 8888;
 /// The file of `agent/in` that stands in for hidden files.
@@ -88,6 +90,9 @@ pub struct EgressSettings {
     /// Whether credentials are delivered after the start: until then requests that need one are
     /// refused.
     pub expects_delivery: bool,
+    /// Whether there is a supervise container, which refusals tell the agent to ask.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub supervised: bool,
 }
 
 /// `upstream-ca.pem` of egress and the git gate: certificate authorities that they trust upstream
@@ -118,6 +123,9 @@ pub struct GateSettings {
     pub use_at: BTreeMap<String, BTreeSet<HostPattern>>,
     /// Whether keys, and values to look for, are delivered after the start.
     pub expects_delivery: bool,
+    /// Whether there is a supervise container, which refusals tell the agent to ask.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub supervised: bool,
 }
 
 /// `supervise/in/supervise.json`. Routes are not in it: egress is asked for those in force.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use bottle_planner::decision::{Decision, Outcome, Push, RefUpdate};
+use bottle_planner::decision::{Decision, Outcome, Push, PushFinding, RefUpdate};
 use bottle_planner::escape::visible;
 use bottle_planner::words::Role;
 use clap::{Args, Subcommand};
@@ -60,7 +60,7 @@ fn log(args: &Log, record: &Record, printer: &mut Printer) -> Result<Exit, Failu
     let skipped = decision_log::watch(record, Role::GitGate, args.follow, |batch| {
         let mut text = String::new();
         for (raw, decision) in batch {
-            let through = decision.outcome == Outcome::Allow;
+            let through = decision.outcome.is_through();
             if (args.pushes && decision.method != "push") || (args.refused && through) {
                 continue;
             }
@@ -104,18 +104,27 @@ fn told(decision: &Decision, printer: &Printer) -> String {
         let _ = writeln!(text, "    {}", changed(update));
     }
     for finding in decision.push.iter().flat_map(|push| &push.findings) {
-        let line = finding.line.map_or(String::new(), |line| format!(", line {line}"));
-        let commit = finding.commit.as_deref().map(|id| format!(", commit {}", short(id)));
-        let _ = writeln!(
-            text,
-            "    found {} in {}{line}{} [{}]",
-            visible(&finding.rule),
-            visible(&finding.place),
-            visible(&commit.unwrap_or_default()),
-            visible(&finding.fingerprint),
-        );
+        let _ = writeln!(text, "    found {}", found(finding));
+    }
+    let through = decision.outcome.is_through();
+    let fate = if through { "let through once" } else { "may be let through once still" };
+    for excepted in decision.push.iter().flat_map(|push| &push.excepted) {
+        let (what, by) = (found(&excepted.finding), visible(&excepted.exception));
+        let _ = writeln!(text, "    {fate}: {what}, by exception {by}");
     }
     text
+}
+
+fn found(finding: &PushFinding) -> String {
+    let line = finding.line.map_or(String::new(), |line| format!(", line {line}"));
+    let commit = finding.commit.as_deref().map(|id| format!(", commit {}", short(id)));
+    format!(
+        "{} in {}{line}{} [{}]",
+        visible(&finding.rule),
+        visible(&finding.place),
+        visible(&commit.unwrap_or_default()),
+        visible(&finding.fingerprint),
+    )
 }
 
 fn size(push: &Push) -> String {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bottle_detector::{SHORTEST, mask};
-use bottle_planner::decision::{Code, Outcome, Via};
+use bottle_planner::decision::{Code, Decision, Outcome, Via};
 use hyper::header::{HeaderMap, HeaderValue};
 
 use super::proxy::Shared;
@@ -87,6 +87,26 @@ impl Flow {
 
     pub(super) fn refuse(&self, refusal: &Refusal) {
         self.record(Outcome::Refuse, refusal.code, &refusal.rule, &refusal.reason);
+    }
+
+    /// A refusal as the client may be told of it.
+    pub(super) fn refused(&self, refusal: &Refusal) -> Decision {
+        Decision {
+            time: String::new(),
+            plan: None,
+            client: self.client.to_owned(),
+            via: self.via,
+            scheme: self.scheme.to_owned(),
+            method: self.method.clone(),
+            host: self.host.clone(),
+            port: self.port,
+            path: self.path.as_deref().map(|path| self.masked(path).into_owned()),
+            outcome: Outcome::Refuse,
+            code: refusal.code,
+            rule: refusal.rule.clone(),
+            reason: refusal.reason.clone(),
+            push: None,
+        }
     }
 
     /// Text of the request as it may be repeated.

@@ -28,6 +28,7 @@ mod strict;
 mod tunnel;
 mod upstream;
 mod vault;
+mod way_on;
 mod websocket;
 
 #[cfg(fuzzing)]

@@ -28,6 +28,7 @@ use super::server::Connection;
 use super::settings::{Client, Table};
 use super::upstream::{SendFault, Sending, Server, Upstreams};
 use super::vault::Vault;
+use super::way_on::way_on;
 use super::websocket;
 use crate::decisions::DecisionLog;
 
@@ -714,43 +715,22 @@ fn refused_before(flow: &Flow, refusal: &Refusal) -> Response<Answer> {
         Some(port) => format!("{}:{port}", flow.host),
         None => flow.host.clone(),
     };
-    let what = match &flow.path {
-        Some(path) => format!("{} {}://{at}{}", flow.method, flow.scheme, flow.masked(path)),
+    let refused = flow.refused(refusal);
+    let what = match &refused.path {
+        Some(path) => format!("{} {}://{at}{path}", flow.method, flow.scheme),
         None => format!("{} {at}", flow.method),
     };
     let text = format!(
         "bottle refused this request.\nwhat: {what}\nrule: {}\nwhy:  {}\nask:  {}\n",
         refusal.rule,
         refusal.reason,
-        how_to_ask(refusal.code),
+        way_on(refused, flow.shared.settings.supervised),
     );
     let mut response = respond(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", text);
     if flow.scheme != "https" {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// What an agent can do about a refusal.
-fn how_to_ask(code: Code) -> &'static str {
-    match code {
-        Code::Leak => {
-            "take the secret out of the request; the person who runs this session sees the refusal."
-        }
-        Code::GitPush => {
-            "push to the git remote as it is configured here: it leads to the git gate."
-        }
-        Code::Credential => {
-            "leave credentials out: egress puts the right one in. If one is missing, the person \
-             who runs this session delivers it with `bottle apply`."
-        }
-        Code::Malformed => "write the request in its plainest form.",
-        _ => {
-            "call `request-egress` at http://supervise:9100/mcp if this session is supervised, or \
-             ask the person who runs it: `bottle blocked` shows them this refusal and the command \
-             that allows it. The routes in force are at http://egress.local/routes."
-        }
-    }
 }
 
 pub(super) fn respond(status: StatusCode, kind: &'static str, text: String) -> Response<Answer> {

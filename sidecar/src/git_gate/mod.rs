@@ -12,6 +12,7 @@
 
 mod ask;
 mod connect;
+mod exceptions;
 mod forward;
 mod front;
 mod git;
@@ -55,6 +56,7 @@ use crate::settings::{Loaded, SettingsError, applied, load};
 use crate::{Places, State, exit, log};
 
 use ask::{Answer, Ask, send};
+use exceptions::Exceptions;
 use front::Daemon;
 use git::Git;
 use kept::Kept;
@@ -120,6 +122,7 @@ async fn serve(places: &Places, first: Loaded<GateSettings>) -> io::Result<()> {
     let gate = Arc::new(Gate {
         mirrors,
         keys: Arc::new(Keys::new(&layout, &git, &settings, connections)),
+        exceptions: Arc::new(Exceptions::of(places, settings.supervised)),
         decisions: Arc::new(DecisionLog::open(&places.output)?),
         plan: applied(&places.input),
         pushes: Semaphore::new(PUSHES),
@@ -167,6 +170,7 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
 struct Gate {
     mirrors: BTreeMap<Name, Arc<Mirror>>,
     keys: Arc<Keys>,
+    exceptions: Arc<Exceptions>,
     decisions: Arc<DecisionLog>,
     plan: Option<Digest>,
     pushes: Semaphore,
@@ -265,7 +269,7 @@ impl Gate {
             Some(reason) => Err(Box::new(push::broke_off(mirror, &asked, &reason))),
             None => {
                 let _one_of_few = self.pushes.acquire().await.map_err(io::Error::other)?;
-                push::look(mirror, &self.keys, &asked, stream).await
+                push::look(mirror, &self.keys, &self.exceptions, &asked, stream).await
             }
         };
         let push = match looked {
@@ -276,10 +280,10 @@ impl Gate {
         // Where nobody waits for the answer any more, nothing is passed on.
         let line = format!("bottle: passing it on to {}", mirror.name);
         send(stream, &Answer::Say { line }).await?;
-        let verdict = push::pass_on(mirror, &asked, push).await;
+        let verdict = push::pass_on(mirror, &self.exceptions, &asked, push).await;
         self.tell(stream, mirror, &verdict).await?;
         // The mirror's refs are receive-pack's to change now, and nobody else's.
-        if let Some(process) = process.filter(|_| verdict.outcome == Outcome::Allow) {
+        if let Some(process) = process.filter(|_| verdict.outcome.is_through()) {
             let _ = spawn_blocking(move || wait_for_end(&process)).await;
         }
         drop(refs);
@@ -294,7 +298,7 @@ impl Gate {
     ) -> io::Result<()> {
         let Verdict { outcome, code, reason, lines, push } = verdict;
         self.record(mirror, "push", *outcome, *code, reason, Some(push));
-        let answer = if *outcome == Outcome::Allow {
+        let answer = if outcome.is_through() {
             for line in lines {
                 send(stream, &Answer::Say { line: line.clone() }).await?;
             }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use bottle_detector::{Detector, Finding, Stream, What, mask};
@@ -44,6 +44,8 @@ pub(super) struct Found {
     /// In which object, and how far into it.
     pub(super) object: String,
     pub(super) at: u64,
+    /// In which reading of the object that is.
+    pub(super) part: &'static str,
     pub(super) place: String,
     pub(super) line: Option<u64>,
 }
@@ -51,8 +53,13 @@ pub(super) struct Found {
 impl Found {
     /// Names this finding and no other, and says nothing of the secret.
     pub(super) fn fingerprint(&self) -> String {
-        let text = format!("{}\0{}\0{}", self.rule, self.object, self.at);
+        let text = format!("{}\0{}\0{}\0{}", self.rule, self.object, self.part, self.at);
         Digest::of(text.as_bytes()).short().to_owned()
+    }
+
+    /// Whether it says that not all was looked at. Nobody can let through what nobody saw.
+    pub(super) fn is_limit(&self) -> bool {
+        self.rule.starts_with("limit-")
     }
 }
 
@@ -69,6 +76,9 @@ pub(super) struct Scan<'a> {
     pub(super) done: &'a AtomicU64,
     /// Commits of upstream's that the new ones come after, once somebody asked.
     pub(super) bases: OnceLock<Vec<String>>,
+    /// Whether there may be more than was told: the scan stopped, since what it had was enough to
+    /// refuse the push.
+    pub(super) cut: AtomicBool,
 }
 
 impl Scan<'_> {
@@ -138,6 +148,7 @@ impl Scan<'_> {
                 rule: rule(&finding.what).to_owned(),
                 object: object.id.clone(),
                 at,
+                part: "path",
                 place: format!("the path {}", self.shown(&object.path)),
                 line: None,
             })
@@ -150,6 +161,7 @@ impl Scan<'_> {
         let mut reader = Reader::open(self.mirror, self.quarantine, objects)?;
         for object in objects {
             if told.load(Ordering::Relaxed) >= ENOUGH {
+                self.cut.store(true, Ordering::Relaxed);
                 break;
             }
             reader.begin(object)?;
@@ -214,7 +226,11 @@ impl Scan<'_> {
         let mut told = Vec::new();
         for view in View::ALL {
             let of_view = found.iter().filter(|(of, _)| *of == view).map(|(_, f)| f.clone());
-            for finding in self.meant(of_view.collect()).into_iter().take(MOST_FINDINGS) {
+            let of_view = self.meant(of_view.collect());
+            if of_view.len() > MOST_FINDINGS {
+                self.cut.store(true, Ordering::Relaxed);
+            }
+            for finding in of_view.into_iter().take(MOST_FINDINGS) {
                 if view == View::Raw && self.is_upstream(object, &finding) {
                     continue;
                 }
@@ -222,14 +238,13 @@ impl Scan<'_> {
                     rule: rule(&finding.what).to_owned(),
                     object: object.id.clone(),
                     at: finding.span.start,
+                    part: view.clause(),
                     place: format!("{}{}", self.shown(&object.path), view.clause()),
                     line: self.line(object, view, finding.span.start),
                 };
-                // Wide text is read in both orders, and mostly found in both.
-                let same = |f: &Found| {
-                    (&f.rule, &f.place, f.line) == (&found.rule, &found.place, found.line)
-                };
-                if !told.iter().any(same) {
+                // Two of one line are two, or one exception would let both through. Wide text is
+                // read in both orders and mostly found in both, a character apart.
+                if !told.contains(&found) {
                     told.push(found);
                 }
             }
@@ -325,6 +340,7 @@ impl Scan<'_> {
                 rule: rule(&finding.what).to_owned(),
                 object: object.id.clone(),
                 at: finding.span.start,
+                part: view.clause(),
                 place: format!("the {part} of {what} {}", short(&object.id)),
                 line,
             }
@@ -358,6 +374,7 @@ impl Scan<'_> {
                 rule: rule(&finding.what).to_owned(),
                 object: object.id.clone(),
                 at: finding.span.start,
+                part: "names",
                 place: format!("a file name in {folder}: {}", masked(&name, base as u64, &finding)),
                 line: None,
             }

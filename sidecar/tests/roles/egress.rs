@@ -156,6 +156,25 @@ fn what_is_not_granted_is_refused_and_said() {
 }
 
 #[test]
+fn a_refusal_says_what_to_call_where_somebody_can_be_asked() {
+    for supervised in [false, true] {
+        let session = Session::new();
+        session.write_egress(
+            &json!({"plain.test": session.route(80, json!({"allow": [rule(json!({"paths": ["/a"]}))]}))}),
+            json!({"supervised": supervised}),
+        );
+        let _egress = session.start_ready("egress");
+        let answer = session.ask(Who::Agent, &get("http://plain.test/b/17", "plain.test"));
+        let call = r#"http://supervise:9100/mcp with {"url": "http://plain.test/b/17", "methods": ["GET"], "#;
+        assert_eq!(answer.contains(call), supervised, "{answer}");
+        assert_eq!(answer.contains("`bottle blocked`"), !supervised, "{answer}");
+        let answer = session.ask(Who::Agent, &connect("plain.test:8443"));
+        assert!(answer.contains("change `port` of its route"), "{answer}");
+        assert!(!answer.contains("supervise"), "{answer}");
+    }
+}
+
+#[test]
 fn a_name_with_a_private_address_is_refused() {
     let session = Session::new();
     let unpinned = |allow| session.route(PORT, json!({"address": null, "allow_private": allow}));

@@ -4,6 +4,7 @@
 //! An engine is expected to answer and `sshd` to be there (`scripts/host-setup` sees to both), and
 //! `cargo build -p bottle` to have been run.
 
+mod exceptions;
 mod hosts;
 mod killed;
 mod large;

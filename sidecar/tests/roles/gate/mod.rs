@@ -1,5 +1,6 @@
 //! The git gate with real git on both sides and a real OpenSSH server behind it.
 
+mod exceptions;
 mod hostile;
 mod secrets;
 mod serving;

@@ -1,0 +1,60 @@
+//! A finding that a person lets through, as a plan of a session that is up.
+
+use bottle_planner::plan::Effect;
+use bottle_planner::policy::PushException;
+use bottle_planner::resolve::{Amendment, Inputs, plan_amended};
+use bottle_planner::words::Name;
+use serde_json::Value;
+
+use crate::World;
+
+#[test]
+fn what_a_plan_lets_through_is_pushed_once_by_the_gate_that_runs() {
+    let world = World::ssh("gitonce", "");
+    // In two parts, so that no token stands whole in this file.
+    let token = ["ghp_", "Zx8Qm2Lr7Tn4Vb9Kc3Hj6Gf1Dp5Ws0YaEuRi"].concat();
+    let line = format!("cd /tmp/web && echo 'key = {token}' > s && git add s && git commit -qm s");
+    world.inside(&line).code(0);
+    let push = "cd /tmp/web && git push origin HEAD";
+    let refused = world.inside(push).code(1).says("s, line 1: github-pat");
+    // Nobody is there to be asked.
+    assert!(!refused.err.contains("request-push-exception"), "{}", refused.err);
+    let log = world.host.run(&["git", "log", &world.session, "--json", "--pushes"]).code(0);
+    let logged: Value = serde_json::from_str(log.out.trim()).expect("one push");
+    let finding = &logged["push"]["findings"][0];
+    let text = |key: &str| finding[key].as_str().expect("text").to_owned();
+
+    let plan = world.host.plans(&world.session, "again.json", &["--dump-inputs", "inputs.json"]);
+    let inputs: Inputs =
+        serde_json::from_str(&world.host.read("work/inputs.json")).expect("inputs");
+    let applied = world.host.plan(&format!("root/state/{}/plan.json", plan.identity));
+    let change = Amendment::PushException(
+        "0123456789ab".to_owned(),
+        PushException {
+            remote: Name::new("web").expect("a name"),
+            fingerprint: text("fingerprint"),
+            rule: text("rule"),
+            place: text("place"),
+        },
+    );
+    let amended = plan_amended(&applied, &change, &inputs.snapshot).expect("a plan");
+    let does: Vec<_> = amended.actions.iter().filter(|a| a.effect != Effect::None).collect();
+    assert_eq!(does.len(), 1, "the file, and no container: {does:?}");
+    let amended = serde_json::to_string_pretty(&amended).expect("JSON");
+    world.host.write("work/amended.json", &amended);
+    world.host.run(&["apply", "amended.json", "--yes"]).code(0);
+
+    let passed = world.inside(push).code(0);
+    passed.says(&format!(" [{}]: let through once by a person", text("fingerprint")));
+    assert!(world.upstream.refs().contains("refs/heads/agent/work"));
+    let log = world.host.run(&["git", "log", &world.session]).code(0);
+    log.prints("let through once: github-pat in s, line 1").prints("by exception 0123456789ab");
+    let used = format!("root/state/{}/git-gate/out/used-exceptions/0123456789ab", plan.identity);
+    assert!(world.host.has(&used));
+    // A later plan keeps it, and what was used stays used.
+    let plan = world.host.plans(&world.session, "later.json", &[]);
+    assert_eq!(plan.summary.create + plan.summary.update + plan.summary.replace, 0);
+    world.inside(&line.replace("> s && git add s", "> t && git add t")).code(0);
+    world.inside(push).code(1).says("t, line 1: github-pat");
+    world.down();
+}

@@ -37,6 +37,8 @@ pub const LONGEST_DOCKERFILE: usize = 64 << 10;
 pub const LONGEST_NOTES: usize = 4 << 10;
 /// The largest file of a proposal: JSON may write each byte as six.
 pub const LARGEST_FILE: u64 = 6 * (LONGEST_DOCKERFILE + LONGEST_JUSTIFICATION) as u64 + (16 << 10);
+/// The hexadecimal digits of a finding's fingerprint.
+pub const FINGERPRINT: usize = 32;
 /// The most methods, paths or hosts in one proposal.
 const MOST_ITEMS: usize = 50;
 /// The longest path in bytes.
@@ -234,14 +236,13 @@ impl Ask {
             Self::PushException { fingerprint, .. } => {
                 let hex =
                     fingerprint.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'));
-                if fingerprint.len() == 12 && hex {
+                if fingerprint.len() == FINGERPRINT && hex {
                     return Ok(());
                 }
-                Err(Unaskable(
-                    "`finding`: expected the twelve hexadecimal digits in [brackets] at the end of \
-                     the line of the refusal"
-                        .to_string(),
-                ))
+                Err(Unaskable(format!(
+                    "`finding`: expected the {FINGERPRINT} hexadecimal digits in [brackets] at the end \
+                     of its line of the refusal"
+                )))
             }
         }
     }
@@ -421,8 +422,8 @@ mod tests {
             remote: remote.clone(),
             fingerprint: text.to_string(),
         };
-        assert!(finding("0123456789ab").check().is_ok());
-        for wrong in ["", "0123456789a", "0123456789AB", "../../../etc"] {
+        assert!(finding("0123456789abcdef0123456789abcdef").check().is_ok());
+        for wrong in ["", "0123456789ab", "0123456789ABCDEF0123456789ABCDEF", "../../../etc"] {
             assert!(finding(wrong).check().is_err(), "{wrong}");
         }
     }

@@ -90,7 +90,7 @@ impl Seen {
                     remote: remote.clone(),
                     fingerprint: fingerprint.clone(),
                     rule: finding.rule,
-                    place: place(&finding.place, finding.line),
+                    place: finding.place,
                 };
                 Self::in_place(ask, &Amendment::PushException(id, exception), applied, context)
             }
@@ -189,10 +189,6 @@ fn finding(
         )
         .hint("there is nothing to approve: reject it, and say so in the notes")
     })
-}
-
-fn place(place: &str, line: Option<u64>) -> String {
-    line.map_or_else(|| place.to_owned(), |line| format!("{place}, line {line}"))
 }
 
 fn digest<T: serde::Serialize>(value: &T) -> Result<Digest, Failure> {

@@ -99,6 +99,9 @@ impl Store {
         }
         let proposal = Proposal { protocol: PROTOCOL, at: now, ask, justification: why };
         let id = proposal.id();
+        if known.contains_key(&id) {
+            return Err(Unaskable("say it in other words".to_owned()));
+        }
         self.write(&id, &proposal).map_err(|error| {
             log::error("a proposal is not kept", &[("error", &error)]);
             Unaskable("the request cannot be kept for a person; try again".to_owned())

@@ -60,7 +60,7 @@ struct ImageArguments {
 struct PushArguments {
     /// The git remote that refused the push, by its name in the refusal.
     remote: String,
-    /// The finding: the twelve hexadecimal digits in [brackets] at the end of its line.
+    /// The finding: the 32 hexadecimal digits in [brackets] at the end of its line.
     finding: String,
     /// Why it is no secret, for the person who decides.
     justification: String,
@@ -204,7 +204,7 @@ mod tests {
             (IMAGE, json!({"dockerfile": "FROM x", "hosts": ["*"], "justification": "x"}), "hosts"),
             (
                 PUSH,
-                json!({"remote": "w/x", "finding": "0123456789ab", "justification": "x"}),
+                json!({"remote": "w/x", "finding": "0123456789abcdef0123456789abcdef", "justification": "x"}),
                 "remote",
             ),
             (PUSH, json!({"remote": "web", "finding": "x", "justification": "x"}), "`finding`"),
@@ -213,7 +213,7 @@ mod tests {
             let error = call(name, arguments).expect_err(part).0;
             assert!(error.contains(part), "{error}");
         }
-        let finding = json!({"remote": "web", "finding": "[0123456789ab]", "justification": "x"});
+        let finding = json!({"remote": "web", "finding": "[0123456789abcdef0123456789abcdef]", "justification": "x"});
         assert!(call(PUSH, finding).is_ok());
     }
 }

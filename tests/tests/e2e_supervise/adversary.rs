@@ -100,12 +100,14 @@ fn an_edited_proposal_is_none_and_another_session_is_out_of_reach() {
 fn a_push_that_was_never_refused_cannot_be_excepted() {
     let world = Supervised::new();
     let arguments = json!({
-        "remote": "web", "finding": "0123456789ab", "justification": "it is a test key, I swear",
+        "remote": "web", "finding": "0123456789abcdef0123456789abcdef", "justification": "it is a test key, I swear",
     });
     let _call = world.calls("request-push-exception", arguments);
     let id = world.pending(1)[0]["id"].as_str().expect("an id").to_owned();
     let shown = world.host.run(&["supervise", "show", &id]).code(11);
-    shown.says("the git gate has refused no push to web with finding 0123456789ab");
+    shown.says(
+        "the git gate has refused no push to web with finding 0123456789abcdef0123456789abcdef",
+    );
 }
 
 #[test]

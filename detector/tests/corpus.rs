@@ -12,7 +12,10 @@ use bottle_detector::{Detector, Rules, What};
 /// As many files are looked at.
 const MOST: usize = 50_000;
 
-/// Folders of every crate that cargo has unpacked on this machine.
+/// Finds secrets too, and has them to test itself with: `scripts/bench-git` installs it.
+const PEER: &str = "ripsecrets-";
+
+/// Files of every crate that cargo has unpacked on this machine.
 fn corpus() -> Vec<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
@@ -29,6 +32,7 @@ fn corpus() -> Vec<PathBuf> {
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.file_type() {
+            Ok(kind) if kind.is_dir() && entry.file_name().to_string_lossy().starts_with(PEER) => {}
             Ok(kind) if kind.is_dir() => collect(&entry.path(), files),
             Ok(kind) if kind.is_file() => files.push(entry.path()),
             _ => {}
@@ -44,7 +48,7 @@ fn is_a_key(path: &Path, rule: &str) -> bool {
 }
 
 #[test]
-fn fewer_than_one_alarm_in_a_thousand_files() {
+fn fewer_than_one_alarm_in_two_thousand_files() {
     let files = corpus();
     assert!(files.len() > 1000, "cargo keeps sources: {} files", files.len());
     let detector = Detector::new(Some(Rules::builtin()), None);
@@ -62,6 +66,7 @@ fn fewer_than_one_alarm_in_a_thousand_files() {
                         })
                         .filter(|rule| !is_a_key(path, rule))
                         .collect();
+                    rules.sort();
                     rules.dedup();
                     for rule in rules {
                         let mut alarms = alarms.lock().unwrap();
@@ -73,6 +78,7 @@ fn fewer_than_one_alarm_in_a_thousand_files() {
     });
     let alarms = alarms.into_inner().unwrap();
     let count: usize = alarms.values().map(Vec::len).sum();
-    assert!(count * 1000 < files.len(), "{count} alarms in {} files: {alarms:#?}", files.len());
+    // Half of what may be: entropy and lists of what is none, left out, are noticed.
+    assert!(count * 2000 < files.len(), "{count} alarms in {} files: {alarms:#?}", files.len());
     eprintln!("{count} alarms in {} files: {alarms:#?}", files.len());
 }

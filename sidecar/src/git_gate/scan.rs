@@ -113,12 +113,17 @@ impl Scan<'_> {
         self.meant(self.detector.scan(text.as_bytes()))
     }
 
-    /// A name as it may be told and logged: without a secret that is in it.
+    /// A name as it may be told and logged: without any secret that is in it.
     pub(super) fn shown(&self, name: &str) -> String {
+        self.shown_but(name, 0, None)
+    }
+
+    /// The same of a name that begins `base` bytes into where this was found.
+    fn shown_but(&self, name: &str, base: u64, finding: Option<&Finding>) -> String {
         let mut bytes = name.as_bytes().to_vec();
-        let found = self.detector.scan(&bytes).into_iter();
-        let plain: Vec<_> = found.map(|f| Finding { layers: Vec::new(), ..f }).collect();
-        mask(&mut bytes, 0, &plain);
+        let found: Vec<_> = self.detector.scan(&bytes).iter().map(whole).collect();
+        mask(&mut bytes, 0, &found);
+        mask(&mut bytes, base, &finding.map(whole).into_iter().collect::<Vec<_>>());
         visible(&String::from_utf8_lossy(&bytes))
     }
 
@@ -257,11 +262,10 @@ impl Scan<'_> {
     /// Whether upstream has the very bytes that were found in that file already: whoever changes
     /// another line of it sends nothing new. Not asked of what a rule sees only the beginning of.
     fn is_upstream(&self, object: &Object, finding: &Finding) -> bool {
-        let part = |name: &str| name.starts_with("limit-") || name.contains("private-key");
         let span = finding.span.start as usize..finding.span.end as usize;
         if object.path.is_empty()
             || object.size > LARGEST_COMPARED
-            || part(rule(&finding.what))
+            || is_beginning(rule(&finding.what))
             || span.len() < SHORTEST_COMPARED
         {
             return false;
@@ -372,12 +376,13 @@ impl Scan<'_> {
             let base = text[..start].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
             let name = names.get(index).copied().unwrap_or_default();
             let name = String::from_utf8_lossy(name);
+            let name = self.shown_but(&name, base as u64, Some(&finding));
             Found {
                 rule: rule(&finding.what).to_owned(),
                 object: object.id.clone(),
                 at: finding.span.start,
                 part: "names",
-                place: format!("a file name in {folder}: {}", masked(&name, base as u64, &finding)),
+                place: format!("a file name in {folder}: {name}"),
                 line: None,
             }
         });
@@ -425,12 +430,16 @@ pub(super) fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
-/// A name with the secret in it blotted out. What was found below an encoding is blotted out whole.
-fn masked(name: &str, base: u64, finding: &Finding) -> String {
-    let mut bytes = name.as_bytes().to_vec();
-    let plain = Finding { layers: Vec::new(), ..finding.clone() };
-    mask(&mut bytes, base, &[plain]);
-    visible(&String::from_utf8_lossy(&bytes))
+/// Whether a rule may see only the beginning of what it finds.
+fn is_beginning(rule: &str) -> bool {
+    rule.starts_with("limit-") || rule.contains("private-key")
+}
+
+/// A finding as it is blotted out: below an encoding as plain text is, and to the end of the text
+/// where more of the secret may follow.
+fn whole(finding: &Finding) -> Finding {
+    let end = if is_beginning(rule(&finding.what)) { u64::MAX } else { finding.span.end };
+    Finding { what: finding.what.clone(), span: finding.span.start..end, layers: Vec::new() }
 }
 
 /// Shares the objects out so that each part has about as many bytes; each keeps the pack's order,

@@ -4,12 +4,8 @@ use std::io::Write as _;
 
 use serde_json::json;
 
+use super::examples::{EXAMPLES, fill};
 use super::world::World;
-
-#[path = "../../../../detector/src/rules/examples.rs"]
-mod examples;
-
-use examples::{EXAMPLES, fill};
 
 fn token(seed: u64) -> String {
     fill("ghp_{36a}", seed)
@@ -117,6 +113,19 @@ fn a_secret_is_stopped_wherever_in_a_push_it_is() {
 fn stopped_after_commit(world: &World, token: &str, says: &str) {
     world.commit("agent", "work");
     stopped(world, token, says);
+}
+
+#[test]
+fn of_a_file_name_that_is_two_secrets_neither_is_told() {
+    let world = World::new(json!({})).seeded();
+    let (one, two) = (token(1), fill("glpat-{20w}", 2));
+    world.write(&format!("agent/{one} {two}"), "a\n");
+    world.commit("agent", "work");
+    let refused = world.push("agent").refused(": github-pat").refused(": gitlab-pat");
+    let log = world.pushes(1)[0].to_string();
+    for secret in [&one, &two] {
+        assert!(!refused.err.contains(secret) && !log.contains(secret), "{}{log}", refused.err);
+    }
 }
 
 #[test]

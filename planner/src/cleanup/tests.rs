@@ -173,9 +173,9 @@ fn a_twin_that_no_container_stands_on_goes() {
     };
     // Built upon one, without a name: a person's.
     assert_eq!(changed(&|i| i.created = 1_769_860_800), [""; 0]);
-    assert_eq!(changed(&|i| drop(i.labels.insert("theirs".into(), String::new()))), [""; 0]);
-    assert_eq!(changed(&|i| drop(i.repo_digests.insert("a@sha256:1".into()))), [""; 0]);
-    assert_eq!(changed(&|i| drop(i.tags.insert("mine:1".into()))), [""; 0]);
+    assert_eq!(changed(&|i| i.labels.extend([("theirs".into(), String::new())])), [""; 0]);
+    assert_eq!(changed(&|i| i.repo_digests.extend(["a@sha256:1".into()])), [""; 0]);
+    assert_eq!(changed(&|i| i.tags.extend(["mine:1".into()])), [""; 0]);
     assert_eq!(changed(&|i| i.labels = labels("1001-b", None, None)), [""; 0]);
 
     // Anybody's container that stands on it keeps it.

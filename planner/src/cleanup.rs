@@ -9,6 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::gate;
@@ -77,6 +78,23 @@ pub struct Image {
     pub tags: BTreeSet<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Digests under which registries know it, `name@sha256:…`.
+    pub repo_digests: BTreeSet<String>,
+    /// When its configuration says that it was made, in seconds since the epoch.
+    pub created: i64,
+}
+
+impl Image {
+    /// Whether it is what containers of an owner's are made from: the twin of an image, without its
+    /// words (`engine/docker/sealed.rs` of the executor). It has no name, was made at no time, and
+    /// says nothing but whose it is; what others build upon one has a time.
+    #[must_use]
+    pub fn is_twin(&self) -> bool {
+        self.tags.is_empty()
+            && self.repo_digests.is_empty()
+            && self.created == 0
+            && self.labels.keys().eq([LABEL_OWNER])
+    }
 }
 
 /// How a session stands that has a state folder.
@@ -129,7 +147,7 @@ pub struct Cleanup {
 }
 
 /// One thing that goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Removal {
     /// What it is.
     #[serde(flatten)]
@@ -145,7 +163,7 @@ pub struct Removal {
 }
 
 /// What a removal removes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Target {
     /// A container, running or not.
@@ -359,21 +377,22 @@ impl<'a> Deciding<'a> {
         Some(all)
     }
 
-    /// Images that this program made and named. A label alone proves nothing: an image that a person
-    /// built upon one of ours has inherited it.
+    /// Images that this program made and named, and twins, which have no name: a crash between the
+    /// making of one and of its container leaves it. A label alone proves nothing: an image that a
+    /// person built upon one of ours has inherited it.
     fn images(&mut self) {
         let Some(used) = self.used() else { return };
         let is_used = |name: &String| used.iter().any(|uses| uses.images.contains(name));
         let seen = self.seen;
         for image in &seen.images {
-            let Image { id, tags, labels } = &image.what;
+            let Image { id, tags, labels, .. } = &image.what;
             let ours = labels.get(LABEL_OWNER) == Some(&seen.owner);
             if !ours || is_used(id) || self.is_base_of_what_stays(id) {
                 continue;
             }
             let own = tags.iter().filter(|tag| is_our_tag(tag) && !is_used(tag));
-            let names: Vec<&String> = if tags.is_empty() { [id].into() } else { own.collect() };
-            for name in names {
+            let twin = Some(id).filter(|_| image.what.is_twin());
+            for name in own.chain(twin) {
                 // What another tag still names stays on the disk.
                 let bytes = image.bytes.filter(|_| tags.len() <= 1);
                 let target = Target::Image { name: name.clone(), id: id.clone() };

@@ -70,8 +70,6 @@ pub enum ErrorCode {
     BadEnvironment,
     /// The workspace cannot be brought in as asked.
     BadWorkspace,
-    /// A secret has no source that answers.
-    SecretMissing,
     /// Something odd (a link, a socket) lies where the state folder has a file.
     StateFolder,
     /// What was approved does not fit the routes.

@@ -10,6 +10,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
+use crate::manifest::units::{bytes_text, seconds_text, thousandths_text};
 use crate::policy::{
     Access, Auth, BuildNetwork, DlpAction, HostPattern, Isolation, Provider, PushException, Route,
     Rule, Tls, WorkspaceMode,
@@ -172,16 +173,12 @@ impl Facts {
     fn limits(&mut self, grants: &Grants) {
         let l = &grants.limits;
         for (key, text, value) in [
-            (
-                "cpus",
-                format!("use {}.{:03} cores", l.cpus_milli / 1000, l.cpus_milli % 1000),
-                l.cpus_milli.into(),
-            ),
-            ("memory", format!("use {} bytes of memory", l.memory_bytes), l.memory_bytes),
+            ("cpus", format!("use {} cores", thousandths_text(l.cpus_milli)), l.cpus_milli.into()),
+            ("memory", format!("use {} of memory", bytes_text(l.memory_bytes)), l.memory_bytes),
             ("pids", format!("have {} processes", l.pids), l.pids.into()),
-            ("shm", format!("have {} bytes of shared memory", l.shm_bytes), l.shm_bytes),
-            ("time", format!("run for {} s", l.time_seconds), l.time_seconds),
-            ("idle", format!("be idle for {} s", l.idle_seconds), l.idle_seconds),
+            ("shm", format!("have {} of shared memory", bytes_text(l.shm_bytes)), l.shm_bytes),
+            ("time", format!("run for {}", seconds_text(l.time_seconds)), l.time_seconds),
+            ("idle", format!("be idle for {}", seconds_text(l.idle_seconds)), l.idle_seconds),
         ] {
             self.level(format!("limit/{key}"), text, value);
         }

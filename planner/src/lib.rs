@@ -16,6 +16,7 @@ pub mod document;
 pub mod ending;
 pub mod error;
 pub mod escape;
+pub mod executed;
 pub mod facts;
 pub mod gate;
 pub mod grants;

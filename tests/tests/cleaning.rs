@@ -66,9 +66,10 @@ fn container() -> impl Strategy<Value = Container> {
 fn image() -> impl Strategy<Value = Image> {
     let id = proptest::sample::select(&IDS[..]);
     let tag = proptest::sample::select(&TAGS[..]).prop_map(str::to_owned);
-    (id, btree_set(tag, 0..3), labels()).prop_map(|(id, tags, mut labels)| {
+    (id, btree_set(tag, 0..3), labels(), 0..2_i64).prop_map(|(id, tags, mut labels, created)| {
         labels.remove(LABEL_IDENTITY);
-        Image { id: id.into(), tags, labels }
+        labels.remove(LABEL_ROLE);
+        Image { id: id.into(), tags, labels, repo_digests: BTreeSet::new(), created }
     })
 }
 
@@ -209,7 +210,8 @@ proptest! {
                     let mut stands = seen.containers.iter();
                     prop_assert!(!stands.any(|(c, found)| found.what.image == *id && !gone.contains(c.as_str())));
                     let mut listed = seen.images.iter().map(|image| &image.what);
-                    prop_assert!(listed.any(|i| i.id == *id && i.labels.get(LABEL_OWNER).is_some_and(|o| o == OWNER)));
+                    let ours = |i: &Image| i.labels.get(LABEL_OWNER).is_some_and(|o| o == OWNER);
+                    prop_assert!(listed.any(|i| i.id == *id && ours(i) && (name != id || i.is_twin())));
                 }
                 Target::Volume { name } => {
                     let is_mirror = removal.session.as_ref().is_some_and(|id| *name == format!("bottle-mirrors-{id}"));

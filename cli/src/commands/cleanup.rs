@@ -9,6 +9,7 @@ use bottle_planner::escape::visible;
 use bottle_planner::resolve::owner_label;
 use chrono::Utc;
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::ManifestArgs;
@@ -48,16 +49,18 @@ pub struct Cleanup {
 }
 
 /// What `--json` prints.
-#[derive(Debug, Serialize)]
-struct Document<'a> {
-    /// Whether anything was to be removed at all.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Document<'a> {
+    /// Whether all was to be shown and nothing to be touched.
     dry_run: bool,
+    /// What goes, in the order in which it does.
     removals: Vec<Row<'a>>,
     /// Sessions that stay although something is wrong with them, and why.
     kept: Vec<Kept<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+/// One thing that goes.
+#[derive(Debug, Serialize, JsonSchema)]
 struct Row<'a> {
     #[serde(flatten)]
     removal: &'a Removal,
@@ -67,9 +70,12 @@ struct Row<'a> {
     error: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// A session that stays although something is wrong with it.
+#[derive(Debug, Serialize, JsonSchema)]
 struct Kept<'a> {
+    /// Its name.
     session: &'a str,
+    /// What is wrong.
     why: &'a str,
 }
 

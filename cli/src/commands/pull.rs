@@ -8,10 +8,10 @@ use bottle_executor::lock::Lock;
 use bottle_executor::state::Roots;
 use bottle_executor::tree::Hide;
 use bottle_executor::work::{
-    self, ArrivalError, Change, Commits, CommitsError, Of, Pulled, Text, Work, WorkError, executed,
-    look,
+    self, ArrivalError, Change, Commits, CommitsError, Of, Pulled, Text, Work, WorkError, look,
 };
 use bottle_planner::escape::visible;
+use bottle_planner::executed;
 use bottle_planner::policy::WorkspaceMode;
 use bottle_planner::words::Role;
 use clap::Args;
@@ -240,7 +240,8 @@ impl Seen {
                 .path
                 .ancestors()
                 .any(|path| !path.as_os_str().is_empty() && self.protect.hides(path));
-            let why = executed::why(change)
+            let why = change
+                .is_executed()
                 .or_else(|| protected.then(|| "the manifest protects it".to_owned()));
             all.push(Shown { change, text, why });
         }
@@ -618,7 +619,8 @@ fn show_commits(commits: &Commits, hide: &Hide, printer: &mut Printer) -> Result
     let patch = commits.patch().map_err(|e| told(&e))?;
     show_patch(&patch, printer)?;
     let paths = commits.paths().map_err(|e| told(&e))?;
-    let run: Vec<_> = paths.iter().filter_map(|p| Some((p, executed::executed(p)?))).collect();
+    let why = |path: &PathBuf| executed::executed(&path.to_string_lossy());
+    let run: Vec<_> = paths.iter().filter_map(|p| Some((p, why(p)?))).collect();
     if !run.is_empty() {
         let head = "A host that checks this out would execute these, or do what they say:";
         let head = printer.paint_data(Colour::Red, head);

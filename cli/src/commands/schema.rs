@@ -2,12 +2,15 @@
 
 use bottle_planner::manifest;
 use bottle_planner::plan::{FORMAT_VERSION, Plan};
+use bottle_planner::show::Info;
 use bottle_planner::snapshot::Snapshot;
 use bottle_planner::spec::Spec;
 use clap::{Args, ValueEnum};
-use schemars::schema_for;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, schema_for};
 use serde_json::{Value, json};
 
+use super::cleanup;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -36,6 +39,10 @@ enum Document {
     Spec,
     /// The facts about a host, as `probe` prints them
     Snapshot,
+    /// What an agent would be started with, as `info --json` prints it
+    Info,
+    /// What is left behind and how its removal went, as `cleanup --json` prints it
+    Cleanup,
 }
 
 /// Runs the command.
@@ -51,11 +58,22 @@ fn schema(document: Document) -> Value {
         Document::Config => ("config", manifest::config_schema()),
         Document::Spec => ("spec", schema_for!(Spec).to_value()),
         Document::Snapshot => ("snapshot", schema_for!(Snapshot).to_value()),
+        // What is printed has every field, be it null.
+        Document::Info => ("info", printed::<Info>()),
+        Document::Cleanup => ("cleanup", printed::<cleanup::Document<'_>>()),
     };
     // A name, not an address: nothing is published under it.
     schema["$id"] = json!(format!("urn:bottle:schema:{name}:{FORMAT_VERSION}"));
     schema["title"] = json!(format!("bottle {name}, format {FORMAT_VERSION}"));
     schema
+}
+
+fn printed<T: JsonSchema>() -> Value {
+    SchemaSettings::draft2020_12()
+        .for_serialize()
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
 }
 
 #[cfg(test)]

@@ -3,5 +3,7 @@
 mod applying;
 mod harness;
 mod planning;
+mod refusals;
 mod refusing;
+mod reporting;
 mod setup;

@@ -7,7 +7,7 @@ use crate::harness::{Host, parse};
 const LOG: &str = "root/state/dev-aaaaa/egress/out/decisions.jsonl";
 
 /// A decision as egress writes it, with these fields in place of its own.
-fn decision(fields: Value) -> String {
+pub fn decision(fields: Value) -> String {
     let mut line = json!({
         "time": "2026-01-31T12:00:00.000Z", "plan": null, "client": "agent", "via": "proxy",
         "scheme": "https", "method": "GET", "host": "api.example.com", "port": 443,

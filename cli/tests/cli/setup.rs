@@ -56,7 +56,7 @@ fn presets_are_listed_and_printed() {
 #[test]
 fn schemas_are_those_that_are_checked_in() {
     let host = Host::empty();
-    for name in ["plan", "manifest", "config", "spec", "snapshot"] {
+    for name in ["plan", "manifest", "config", "spec", "snapshot", "info", "cleanup"] {
         let ran = host.run(&["schema", name]).code(0);
         let path = format!("{}/../schemas/{name}.schema.json", env!("CARGO_MANIFEST_DIR"));
         assert_eq!(ran.out, std::fs::read_to_string(path).unwrap());

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bottle_planner::escape::visible;
+use bottle_planner::executed::{self, Thing};
 use bottle_planner::words::Digest;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use sha2::{Digest as _, Sha256};
@@ -93,6 +95,22 @@ impl Change {
             Some(Item::Link { target }) => Some(target),
             _ => None,
         }
+    }
+
+    /// Why the host would execute it; `None` where it would not.
+    #[must_use]
+    pub fn is_executed(&self) -> Option<String> {
+        let target = self.target().map(String::from_utf8_lossy);
+        let thing = match &target {
+            Some(target) => Thing::Link { target },
+            // Bits that give an owner's rights never come back.
+            None => Thing::File { executable: self.is_executable(), set_id: false },
+        };
+        let why = executed::why(&self.path.to_string_lossy(), thing)?;
+        Some(match target {
+            Some(target) => format!("{why}, to {}", visible(&target)),
+            None => why.to_owned(),
+        })
     }
 }
 
@@ -196,21 +214,10 @@ impl Wants for Sieve {
     }
 }
 
-/// Whether a path is git's own, also on file systems that do not tell case or endings apart
-/// (CVE-2014-9390).
+/// Whether a path is git's own.
 #[must_use]
 pub fn is_git(path: &Path) -> bool {
-    path.iter().any(|part| {
-        let name = part.to_string_lossy();
-        let bare = name.split(':').next().unwrap_or_default().trim_end_matches([' ', '.']);
-        // HFS+ leaves such characters out of comparisons.
-        let seen: String = bare.chars().filter(|c| !is_left_out(*c)).collect();
-        seen.eq_ignore_ascii_case(".git") || seen.eq_ignore_ascii_case("git~1")
-    })
-}
-
-fn is_left_out(c: char) -> bool {
-    matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}')
+    executed::is_git(&path.to_string_lossy())
 }
 
 /// Every difference, by path; what has no content to bring back goes to `left`.

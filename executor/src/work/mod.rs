@@ -8,7 +8,6 @@ mod arrival;
 mod bring;
 mod change;
 mod commits;
-pub mod executed;
 pub(crate) mod git;
 mod mounted;
 mod patch;

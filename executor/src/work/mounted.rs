@@ -7,13 +7,13 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
+use bottle_planner::executed::{self, Thing};
 use bottle_planner::plan::WorkspacePlace;
 use rustix::fs::{AtFlags, Dir, FileType, readlinkat, statat};
 
 use super::arrival::{All, Arrival, Hashing, Item};
 use super::change::{Left, is_git};
 use super::commits::Commits;
-use super::executed;
 use super::spool::Spool;
 use super::{Of, Work, WorkError, blocking, read};
 use crate::engine::Engine;
@@ -88,14 +88,17 @@ impl Planted {
 
 /// What was made or changed below a folder since then (seconds since the epoch) and the host would
 /// execute, by why it would. Judged by the time the kernel notes a change at (`st_ctime`), which no
-/// program can set. The folder's own `.git` was out of reach.
+/// program can set. A folder that was moved has another such time, and what is in it has not: where
+/// the folder's name is what makes it be executed, its time counts. The folder's own `.git` was out of
+/// reach.
 ///
 /// A folder that cannot be looked into, such as one nested too deeply, is among them.
 pub fn planted(root: &Path, since: i64) -> Result<BTreeMap<&'static str, Planted>, TreeError> {
     let mut found = BTreeMap::<_, Planted>::new();
     let top = open_root(root)?;
-    let mut folders = vec![PathBuf::new()];
-    while let Some(below) = folders.pop() {
+    // With each, which of the folders on the way to it are fresh.
+    let mut folders = vec![(PathBuf::new(), Vec::new())];
+    while let Some((below, fresh_above)) = folders.pop() {
         let shown = root.join(&below);
         let Ok(folder) = open_below(top.as_fd(), &below, &shown) else {
             found.entry("it cannot be looked into").or_default().add(below);
@@ -116,30 +119,36 @@ pub fn planted(root: &Path, since: i64) -> Result<BTreeMap<&'static str, Planted
                 if fresh && is_git(Path::new(&name)) {
                     found.entry("git runs it").or_default().add(path);
                 } else {
-                    folders.push(path);
+                    let way = [&fresh_above[..], &[fresh]].concat();
+                    folders.push((path, way));
                 }
                 continue;
             }
-            if !fresh {
-                continue;
-            }
-            let leads_out = || {
-                let target = readlinkat(&folder, &name, Vec::new()).ok();
-                target.is_some_and(|to| executed::leads_out(&path, &to.to_string_lossy()))
+            let name = path.to_string_lossy();
+            let moved = || {
+                let folders = executed::by_folders(&name).and_then(|at| fresh_above.get(at));
+                folders.is_some_and(|folders| folders.contains(&true))
             };
-            let is_file = kind == FileType::RegularFile;
-            let why = match executed::executed(&path) {
-                // A placeholder is empty: nothing to run.
-                Some(_) if is_file && stat.st_size == 0 => None,
-                Some(why) => Some(why),
-                None if is_file && stat.st_mode & 0o6000 != 0 => {
-                    Some("it runs with the rights of who owns it")
-                }
-                None if is_file && stat.st_mode & 0o111 != 0 => Some("it is executable"),
-                None if kind == FileType::Symlink && leads_out() => {
-                    Some("it is a link out of the folder")
-                }
-                None => None,
+            if !fresh && !moved() {
+                continue;
+            }
+            let target = (kind == FileType::Symlink).then(|| {
+                readlinkat(&folder, path.file_name().unwrap_or_default(), Vec::new()).ok()
+            });
+            let target = target.flatten().map(|to| to.to_string_lossy().into_owned());
+            let thing = match (&target, kind) {
+                (Some(target), _) => Thing::Link { target },
+                (None, FileType::RegularFile) => Thing::File {
+                    executable: stat.st_mode & 0o111 != 0,
+                    set_id: stat.st_mode & 0o6000 != 0,
+                },
+                _ => Thing::Other,
+            };
+            // A placeholder is empty: nothing to run.
+            let is_empty = kind == FileType::RegularFile && stat.st_size == 0;
+            let why = match executed::executed(&name) {
+                Some(_) if is_empty => None,
+                _ => executed::why(&name, thing),
             };
             if let Some(why) = why {
                 found.entry(why).or_default().add(path);
@@ -152,7 +161,7 @@ pub fn planted(root: &Path, since: i64) -> Result<BTreeMap<&'static str, Planted
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
     use rustix::fs::{Mode, OFlags};
 
@@ -181,6 +190,36 @@ mod tests {
         let all = [".vscode/tasks.json", "out", "setuid", "sub/.git", "tool"];
         assert_eq!((paths, found.len()), (all.into(), 5));
         assert!(planted(folder.path(), i64::MAX).expect("readable").is_empty());
+    }
+
+    #[test]
+    fn what_a_moved_folder_brings_to_a_name_that_runs_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| folder.path().join(path);
+        for path in ["old/sub", "parts/workflows", ".husky", "src/config"] {
+            fs::create_dir_all(at(path)).expect("made");
+        }
+        for path in
+            ["old/tasks.json", "old/sub/a.json", "parts/workflows/ci.yml", ".husky/pre-push"]
+        {
+            fs::write(at(path), "x").expect("written");
+        }
+        let ctime = |path| fs::symlink_metadata(at(path)).expect("there").ctime();
+        // The next second, so that what was there before is older than what follows.
+        let since = ctime("src/config") + 1;
+        while ctime("src/config") < since {
+            fs::set_permissions(at("src/config"), fs::Permissions::from_mode(0o755)).expect("set");
+        }
+        assert!(planted(folder.path(), since).expect("readable").is_empty());
+        fs::rename(at("old"), at(".vscode")).expect("moved");
+        fs::rename(at("parts"), at(".github")).expect("moved");
+        symlink("src/config", at(".cargo")).expect("linked");
+        let found = planted(folder.path(), since).expect("readable");
+        let paths: BTreeSet<&str> =
+            found.values().flat_map(|p| &p.first).map(|p| p.to_str().expect("UTF-8")).collect();
+        let all =
+            [".cargo", ".github/workflows/ci.yml", ".vscode/sub/a.json", ".vscode/tasks.json"];
+        assert_eq!((paths, found.len()), (all.into(), 3), "and not .husky/pre-push");
     }
 
     #[test]

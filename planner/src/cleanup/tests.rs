@@ -30,7 +30,7 @@ fn container(owner: &str, session: Option<&str>, state: ContainerState) -> Sized
 
 fn image(id: &str, owner: &str, tags: &[&str]) -> Sized<Image> {
     let tags = tags.iter().map(ToString::to_string).collect();
-    let what = Image { id: id.into(), tags, labels: labels(owner, None, None) };
+    let what = Image { id: id.into(), tags, labels: labels(owner, None, None), ..Image::default() };
     Sized { what, bytes: Some(100) }
 }
 
@@ -148,13 +148,41 @@ fn an_image_that_a_person_built_upon_ours_is_theirs() {
 }
 
 #[test]
-fn what_others_use_and_what_lost_its_name() {
+fn what_others_use_stays() {
     let mut seen = seen();
     // Another owner's container stands on an image of ours.
     seen.containers.insert("x".into(), container("1001-b", Some("dev"), ContainerState::Exited));
     seen.images.push(image("sha256:used", OWNER, &["bottle-sidecar:1"]));
-    seen.images.push(image("sha256:3", OWNER, &[]));
-    assert_eq!(names(&seen), ["image sha256:3"]);
+    assert_eq!(names(&seen), [""; 0]);
+}
+
+#[test]
+fn a_twin_that_no_container_stands_on_goes() {
+    let twin = || image("sha256:3", OWNER, &[]);
+    let only = |image: Sized<Image>| {
+        let mut seen = seen();
+        seen.sessions.insert(id("dev"), whole(&["bottle-agent:1"]));
+        seen.images.push(image);
+        names(&seen)
+    };
+    assert_eq!(only(twin()), ["image sha256:3"]);
+    let changed = |change: &dyn Fn(&mut Image)| {
+        let mut image = twin();
+        change(&mut image.what);
+        only(image)
+    };
+    // Built upon one, without a name: a person's.
+    assert_eq!(changed(&|i| i.created = 1_769_860_800), [""; 0]);
+    assert_eq!(changed(&|i| i.labels.extend([("theirs".into(), String::new())])), [""; 0]);
+    assert_eq!(changed(&|i| i.repo_digests.extend(["a@sha256:1".into()])), [""; 0]);
+    assert_eq!(changed(&|i| i.tags.extend(["mine:1".into()])), [""; 0]);
+    assert_eq!(changed(&|i| i.labels = labels("1001-b", None, None)), [""; 0]);
+
+    // Anybody's container that stands on it keeps it.
+    let mut seen = seen();
+    seen.containers.insert("x".into(), container("1001-b", Some("dev"), ContainerState::Created));
+    seen.images.push(image("sha256:used", OWNER, &[]));
+    assert_eq!(names(&seen), [""; 0]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ mod overlay;
 mod presets;
 mod reader;
 mod schema;
-mod units;
+pub(crate) mod units;
 mod yaml;
 
 #[cfg(test)]

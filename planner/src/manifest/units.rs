@@ -1,4 +1,7 @@
-//! Quantities with units: processor shares, sizes, times.
+//! Quantities with units, read and written: processor shares, sizes, times.
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
 
 /// A decimal number in thousandths: `1.5` is 1500. At most three decimals.
 pub(super) fn thousandths(text: &str) -> Option<u64> {
@@ -48,6 +51,32 @@ pub(super) fn seconds(text: &str) -> Option<u64> {
         rest = &rest[digits + 1..];
     }
     (last != u64::MAX).then_some(total)
+}
+
+/// A size as people read it, exactly: in the largest unit of which it is a whole number.
+pub(crate) fn bytes_text(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole = |(shift, _): &(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
+    match units.into_iter().find(whole) {
+        Some((shift, unit)) => format!("{} {unit}", bytes >> shift),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+/// A time as people read it, exactly: in the largest unit of which it is a whole number.
+pub(crate) fn seconds_text(seconds: u64) -> String {
+    let units = [(86400, "d"), (3600, "h"), (60, "min")];
+    let whole = |(size, _): &(u64, &str)| seconds > 0 && seconds % size == 0;
+    match units.into_iter().find(whole) {
+        Some((size, unit)) => format!("{} {unit}", seconds / size),
+        None => format!("{seconds} s"),
+    }
+}
+
+/// Thousandths as a decimal number.
+pub(crate) fn thousandths_text(thousandths: u32) -> String {
+    let text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
 fn split(text: &str) -> (&str, &str) {
@@ -114,5 +143,29 @@ mod tests {
         ] {
             assert_eq!(seconds(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn as_people_read_them() {
+        let sizes = [0, 1023, 1024, 1 << 20, 3 << 29, 4 << 30, (4 << 30) + 1, 1 << 50];
+        assert_eq!(
+            sizes.map(bytes_text),
+            [
+                "0 bytes",
+                "1023 bytes",
+                "1 KiB",
+                "1 MiB",
+                "1536 MiB",
+                "4 GiB",
+                "4294967297 bytes",
+                "1024 TiB"
+            ]
+        );
+        let times = [0, 59, 60, 5400, 7200, 7201, 86400, 172_800];
+        assert_eq!(
+            times.map(seconds_text),
+            ["0 s", "59 s", "1 min", "90 min", "2 h", "7201 s", "1 d", "2 d"]
+        );
+        assert_eq!([2000, 1500, 250, 1234].map(thousandths_text), ["2", "1.5", "0.25", "1.234"]);
     }
 }

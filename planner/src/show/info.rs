@@ -6,18 +6,20 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::escape::visible;
 use crate::facts::rule_text;
 use crate::grants::{EnvGrant, ImageGrant};
+use crate::manifest::units::{bytes_text, seconds_text, thousandths_text};
 use crate::plan::Plan;
 use crate::policy::{Auth, HostConfig, Limits, Manifest, Origin, Provider, Route, SecretSource};
 use crate::snapshot::Snapshot;
 use crate::words::{Name, SecretName};
 
 /// What an agent would be started with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Info {
     /// The agent.
     pub agent: Name,
@@ -54,7 +56,7 @@ pub struct Info {
 }
 
 /// A variable of the agent's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Variable {
     /// Its name.
     pub name: String,
@@ -63,7 +65,7 @@ pub struct Variable {
 }
 
 /// A logical secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Secret {
     /// Its name.
     pub name: SecretName,
@@ -74,7 +76,7 @@ pub struct Secret {
 }
 
 /// A git remote.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Remote {
     /// Its name.
     pub name: Name,
@@ -85,7 +87,7 @@ pub struct Remote {
 }
 
 /// A route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Reach {
     /// Host and port.
     pub at: String,
@@ -230,13 +232,12 @@ impl Info {
         lines.add(
             "limits",
             [format!(
-                "{}.{:03} cores, {} MiB of memory, {} processes, {} s, {} s idle",
-                l.cpus_milli / 1000,
-                l.cpus_milli % 1000,
-                l.memory_bytes >> 20,
+                "{} cores, {} of memory, {} processes, {}, {} idle",
+                thousandths_text(l.cpus_milli),
+                bytes_text(l.memory_bytes),
                 l.pids,
-                l.time_seconds,
-                l.idle_seconds
+                seconds_text(l.time_seconds),
+                seconds_text(l.idle_seconds)
             )],
         );
         lines.add("workspace", [self.workspace.clone()]);

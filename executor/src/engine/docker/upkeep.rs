@@ -89,6 +89,12 @@ impl Docker {
                 id: found.id,
                 tags: found.repo_tags.into_iter().filter(|tag| tag != "<none>:<none>").collect(),
                 labels: found.labels.into_iter().collect(),
+                repo_digests: found
+                    .repo_digests
+                    .into_iter()
+                    .filter(|digest| !digest.starts_with("<none>@"))
+                    .collect(),
+                created: found.created,
             },
         };
         Ok(listed.into_iter().map(image).collect())

@@ -1,9 +1,9 @@
 //! Which files a host runs, or lets decide what is run, without being asked: they are called out
-//! before they are written, and need a word of their own.
+//! before they are written, and need a word of their own. The executor looks, this decides.
 
-use std::path::Path;
-
-use super::change::{Change, is_git};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 /// How a path ends, in parts; `*` in a part stands for any characters. A first part of `**` is any
 /// folder; a last one of `**` is all below.
@@ -65,39 +65,75 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("Jenkinsfile", "Jenkins runs it with the repository's rights"),
 ];
 
-/// Why a path is one of those; `None` where it is not.
+/// Something in a folder that may be one of those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thing<'a> {
+    /// A regular file.
+    File {
+        /// Whether somebody may execute it.
+        executable: bool,
+        /// Whether it runs with the rights of its owner or group.
+        set_id: bool,
+    },
+    /// A symbolic link.
+    Link {
+        /// Where it points to.
+        target: &'a str,
+    },
+    /// A pipe, a socket, a device.
+    Other,
+}
+
+/// Why the host would execute what lies at a path: by its name, its bits, or where it leads; `None`
+/// where it would not. Paths here are below the folder, with `/` between their parts.
 #[must_use]
-pub fn executed(path: &Path) -> Option<&'static str> {
+pub fn why(path: &str, thing: Thing<'_>) -> Option<&'static str> {
+    if let Some(why) = executed(path) {
+        return Some(why);
+    }
+    match thing {
+        Thing::File { set_id: true, .. } => Some("it runs with the rights of who owns it"),
+        Thing::File { executable: true, .. } => Some("it is executable"),
+        Thing::Link { target } => as_folder(path)
+            .or_else(|| leads_out(path, target).then_some("a link out of the folder")),
+        Thing::File { .. } | Thing::Other => None,
+    }
+}
+
+/// Why a path is one of those by its name alone; `None` where it is not.
+#[must_use]
+pub fn executed(path: &str) -> Option<&'static str> {
     if is_git(path) {
         return Some("git runs it");
     }
-    let parts: Vec<String> = path.iter().map(|p| p.to_string_lossy().to_lowercase()).collect();
-    let hit = |ending: &&(&'static str, &'static str)| matches(ending.0, &parts);
-    ENDINGS.iter().chain(&ELSEWHERE).find(hit).map(|(_, why)| *why)
+    let parts = parts(path);
+    named(&parts).map(|(why, _)| why)
 }
 
-/// Why a change is one of those: by its name, its executable bit, or where it leads.
+/// Which parts of a path are the folders that make it one of those: whoever moves a folder to such a
+/// name makes what is in it be executed, and touches none of it.
 #[must_use]
-pub fn why(change: &Change) -> Option<String> {
-    if let Some(why) = executed(&change.path) {
-        return Some(why.to_owned());
-    }
-    if change.is_executable() {
-        return Some("it is executable".to_owned());
-    }
-    let target = String::from_utf8_lossy(change.target()?);
-    leads_out(&change.path, &target).then(|| {
-        format!("a link out of the folder, to {}", bottle_planner::escape::visible(&target))
-    })
+pub fn by_folders(path: &str) -> Option<Range<usize>> {
+    named(&parts(path)).and_then(|(_, folders)| folders)
+}
+
+/// Why all that lies in a folder of this name is one of those: a link may stand in for the folder.
+fn as_folder(path: &str) -> Option<&'static str> {
+    let mut parts = parts(path);
+    let last = parts.len();
+    parts.push(String::from("x"));
+    let (why, folders) = named(&parts)?;
+    folders.is_some_and(|folders| folders.end == last).then_some(why)
 }
 
 /// Whether a link at `path` leads out of the folder, or to git's own files. A path through another
 /// link is taken as it is written, so that it errs on the side of yes where `..` is used.
-pub(super) fn leads_out(path: &Path, target: &str) -> bool {
-    if target.starts_with('/') || is_git(Path::new(target)) {
+#[must_use]
+pub fn leads_out(path: &str, target: &str) -> bool {
+    if target.starts_with('/') || is_git(target) {
         return true;
     }
-    let mut depth = path.iter().count().saturating_sub(1);
+    let mut depth = path.split('/').count().saturating_sub(1);
     for part in target.split('/') {
         match part {
             "" | "." => {}
@@ -111,15 +147,45 @@ pub(super) fn leads_out(path: &Path, target: &str) -> bool {
     false
 }
 
-fn matches(ending: &str, parts: &[String]) -> bool {
+/// Whether a path is git's own, also on file systems that do not tell case or endings apart
+/// (CVE-2014-9390).
+#[must_use]
+pub fn is_git(path: &str) -> bool {
+    path.split('/').any(|name| {
+        let bare = name.split(':').next().unwrap_or_default().trim_end_matches([' ', '.']);
+        // HFS+ leaves such characters out of comparisons.
+        let seen: String = bare.chars().filter(|c| !is_left_out(*c)).collect();
+        seen.eq_ignore_ascii_case(".git") || seen.eq_ignore_ascii_case("git~1")
+    })
+}
+
+fn is_left_out(c: char) -> bool {
+    matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}')
+}
+
+fn parts(path: &str) -> Vec<String> {
+    path.split('/').map(str::to_lowercase).collect()
+}
+
+/// Why a path is one of those, and which of its parts are the folders that make it so.
+fn named(parts: &[String]) -> Option<(&'static str, Option<Range<usize>>)> {
+    ENDINGS.iter().chain(&ELSEWHERE).find_map(|(ending, why)| {
+        let folders = matches(ending, parts)?;
+        Some((*why, folders))
+    })
+}
+
+/// The folders of a path that an ending names, if it ends so.
+fn matches(ending: &str, parts: &[String]) -> Option<Option<Range<usize>>> {
     if let Some(folder) = ending.strip_suffix("/**") {
         let folder: Vec<&str> = folder.split('/').collect();
-        return (0..parts.len()).any(|from| {
-            let rest = &parts[from..];
+        let from = (0..parts.len()).find(|from| {
+            let rest = &parts[*from..];
             rest.len() > folder.len() && folder.iter().zip(rest).all(|(a, b)| glob(a, b))
-        });
+        })?;
+        return Some(Some(from..from + folder.len()));
     }
-    parts.last().is_some_and(|name| glob(ending, name))
+    parts.last().filter(|name| glob(ending, name)).map(|_| None)
 }
 
 fn glob(glob: &str, name: &str) -> bool {
@@ -153,11 +219,11 @@ mod tests {
             "Jenkinsfile",
             "rust-toolchain.toml",
         ] {
-            assert!(executed(Path::new(path)).is_some(), "{path}");
+            assert!(executed(path).is_some(), "{path}");
         }
         for path in ["src/main.rs", "git/hooks", ".github/CODEOWNERS", "husky", ".vscode", "envrc"]
         {
-            assert_eq!(executed(Path::new(path)), None, "{path}");
+            assert_eq!(executed(path), None, "{path}");
         }
     }
 
@@ -170,11 +236,43 @@ mod tests {
             ("a", ".git/config"),
             ("a/b", "c/../../../x"),
         ] {
-            assert!(leads_out(Path::new(path), target), "{path} -> {target}");
+            assert!(leads_out(path, target), "{path} -> {target}");
         }
         for (path, target) in [("a", "b"), ("a/b", "../c"), ("a/b/c", "../../d"), ("a", "./b/../c")]
         {
-            assert!(!leads_out(Path::new(path), target), "{path} -> {target}");
+            assert!(!leads_out(path, target), "{path} -> {target}");
+        }
+    }
+
+    #[test]
+    fn what_the_rest_says() {
+        let file = |executable, set_id| Thing::File { executable, set_id };
+        let link = |target| Thing::Link { target };
+        for (path, thing, expected) in [
+            (".envrc", file(false, false), Some("direnv runs it when the folder is entered")),
+            ("a", file(false, false), None),
+            ("a", file(true, false), Some("it is executable")),
+            ("a", file(true, true), Some("it runs with the rights of who owns it")),
+            ("a", link("b"), None),
+            ("a", link("../b"), Some("a link out of the folder")),
+            (".vscode", link("b"), Some("VS Code runs tasks that it names")),
+            (".github/workflows", link("b"), Some("GitHub runs it with the repository's rights")),
+            (".github", link("b"), None),
+            ("a", Thing::Other, None),
+        ] {
+            assert_eq!(why(path, thing), expected, "{path} {thing:?}");
+        }
+    }
+
+    #[test]
+    fn folders_that_make_it_so() {
+        for (path, expected) in [
+            (".vscode/tasks.json", Some(0..1)),
+            ("a/.github/workflows/x/ci.yml", Some(1..3)),
+            ("a/.envrc", None),
+            ("a/b", None),
+        ] {
+            assert_eq!(by_folders(path), expected, "{path}");
         }
     }
 }

@@ -36,6 +36,8 @@ pub const LABEL_PLAN: &str = "dev.bottle.plan";
 pub const LABEL_SPEC: &str = "dev.bottle.spec";
 /// Label: the folder of the host that a container mounts.
 pub const LABEL_WORKSPACE: &str = "dev.bottle.workspace";
+/// Label: the session whose agent proposed an image, on each of its layers.
+pub const LABEL_BUILD: &str = "dev.bottle.build";
 /// Label: user and state root; clean-up touches only its own.
 pub const LABEL_OWNER: &str = "dev.bottle.owner";
 

@@ -77,6 +77,10 @@ impl UpstreamProxy {
 pub(super) enum Client {
     Agent,
     Gate,
+    /// The steps of a build of the agent's image. The address is enough to know them by: it is
+    /// fixed, and an agent without `NET_ADMIN` and `NET_RAW` cannot take it; nor does one run while
+    /// they do.
+    Build,
 }
 
 impl Client {
@@ -86,6 +90,8 @@ impl Client {
             Some(Self::Agent)
         } else if settings.gate.is_some_and(|gate| address == IpAddr::V4(gate)) {
             Some(Self::Gate)
+        } else if settings.build.is_some_and(|build| address == IpAddr::V4(build)) {
+            Some(Self::Build)
         } else {
             None
         }
@@ -96,6 +102,7 @@ impl Client {
         match self {
             Self::Agent => "agent",
             Self::Gate => "gate",
+            Self::Build => "build",
         }
     }
 }
@@ -212,9 +219,17 @@ pub(super) mod tests {
 
     /// A table with these routes, and `git.example:22` for the gate.
     pub(crate) fn table(routes: Value) -> Table {
-        let file = json!({
+        table_with_build(routes, &[])
+    }
+
+    /// The same with hosts that a build may reach.
+    pub(crate) fn table_with_build(routes: Value, build: &[&str]) -> Table {
+        let mut file = json!({
             "protocol": 1, "routes": routes, "gate": [["git.example", 22]], "gate_addresses": {}, "use_at": {},
         });
+        if !build.is_empty() {
+            file["build"] = json!(build);
+        }
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("routes.json"), file.to_string()).unwrap();
         Table::load(folder.path()).unwrap()

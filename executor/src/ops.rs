@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use bottle_planner::document;
 use bottle_planner::plan::{
-    Action, ActionId, AssembleImage, BuildImage, Connect, ContainerRef, ContainerSpec, Deliver,
-    Effect, Expect, File, Folder, ImportImage, LABEL_IDENTITY, LABEL_OWNER, LABEL_PLAN, LABEL_SPEC,
-    MintCa, Mount, NetworkSpec, Operation, Placeholder, Plan, PullImage, Reload, RemoveFile, Save,
-    Upload, UploadSource, VolumeSpec,
+    Action, ActionId, AssembleImage, BuildImage, BuildReach, Connect, ContainerRef, ContainerSpec,
+    Deliver, Effect, Expect, File, Folder, ImportImage, LABEL_IDENTITY, LABEL_OWNER, LABEL_PLAN,
+    LABEL_SPEC, MintCa, Mount, NetworkSpec, Operation, Placeholder, Plan, PullImage, Reload,
+    RemoveFile, Save, Upload, UploadSource, VolumeSpec,
 };
 use bottle_planner::policy::HostConfig;
 use bottle_planner::sidecar::{BIN, BINARY, SIDECAR_BINARY};
@@ -754,13 +754,18 @@ impl<E: Engine> World<'_, E> {
     ) -> Result<Made, OpError> {
         let (roots, wanted) = (self.roots.clone(), image.clone());
         let tar = self.blocking(move || workspace::build_context(&roots, &wanted)).await?;
-        let _shared = self.shared().await?;
+        // An image that an agent proposed is its session's own, and its steps may last for as long as
+        // the agent wants them to: nobody else waits for them.
+        let _shared = match &image.network {
+            BuildReach::Session(_) => None,
+            BuildReach::Open | BuildReach::None => Some(self.shared().await?),
+        };
         if let Some(made) = self.image_made_meanwhile(&image.tag).await? {
             return Ok(made);
         }
         let BuildImage { tag, network, proxy, labels, .. } = image;
         let built =
-            self.engine.build_image(tag, tar, *network, proxy.as_ref(), labels, progress).await;
+            self.engine.build_image(tag, tar, network, proxy.as_ref(), labels, progress).await;
         self.image_after(tag, built).await
     }
 

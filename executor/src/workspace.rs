@@ -481,7 +481,7 @@ mod tests {
                 path: bottle_planner::words::RelPath::new("ctx").expect("valid"),
                 digest: context.digest,
             }),
-            network: bottle_planner::policy::BuildNetwork::None,
+            network: bottle_planner::plan::BuildReach::None,
             proxy: None,
             ca: Some("certificates".into()),
             labels: BTreeMap::new(),

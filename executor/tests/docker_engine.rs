@@ -12,9 +12,8 @@ use bottle_executor::engine::docker::{Docker, is_permission_denied};
 use bottle_executor::engine::memory::MemoryEngine;
 use bottle_executor::engine::{Engine, EngineError, HostPaths};
 use bottle_planner::plan::{
-    ContainerLimits, ContainerSpec, LABEL_OWNER, Mount, NetworkSpec, User, VolumeSpec,
+    BuildReach, ContainerLimits, ContainerSpec, LABEL_OWNER, Mount, NetworkSpec, User, VolumeSpec,
 };
-use bottle_planner::policy::BuildNetwork;
 use bottle_planner::snapshot::ContainerState;
 use bottle_planner::words::{AbsPath, Digest, Role};
 use bytes::Bytes;
@@ -228,7 +227,7 @@ async fn images_are_imported_built_and_assembled() {
     let context = archive(&[("Dockerfile", dockerfile.as_bytes())]);
     let id = world
         .docker
-        .build_image(&built, context.clone(), BuildNetwork::None, None, &labels, &note)
+        .build_image(&built, context.clone(), &BuildReach::None, None, &labels, &note)
         .await
         .expect("built");
     assert!(lines.borrow().iter().any(|l| l.starts_with("Step 1/7")), "{lines:?}");
@@ -236,14 +235,14 @@ async fn images_are_imported_built_and_assembled() {
     assert_eq!(fact.id.to_string(), id);
     assert_eq!(fact.labels.get("dev.bottle.test").map(String::as_str), Some("yes"));
     let cached =
-        world.docker.build_image(&built, context, BuildNetwork::None, None, &labels, &|_| {}).await;
+        world.docker.build_image(&built, context, &BuildReach::None, None, &labels, &|_| {}).await;
     assert_eq!(cached.expect("built"), id, "the cache is used");
 
     let broken = format!("FROM {}\nRUN /bin/sh -c 'echo the reason; exit 9'\n", world.image());
     let broken = archive(&[("Dockerfile", broken.as_bytes())]);
     let failed = world
         .docker
-        .build_image(&world.name("broken:1"), broken, BuildNetwork::None, None, &labels, &|_| {})
+        .build_image(&world.name("broken:1"), broken, &BuildReach::None, None, &labels, &|_| {})
         .await
         .expect_err("fails");
     let text = failed.to_string();

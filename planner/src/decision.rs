@@ -18,7 +18,8 @@ pub struct Decision {
     pub time: String,
     /// The plan in force; `None` where the sidecar was not told.
     pub plan: Option<Digest>,
-    /// `agent`, `gate`, `supervise`, or `stranger`, whose address is then the host.
+    /// `agent`, `gate`, `supervise`, `build` (of the agent's image), or `stranger`, whose address is
+    /// then the host.
     pub client: String,
     /// How it was asked.
     pub via: Via,

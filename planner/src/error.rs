@@ -74,6 +74,8 @@ pub enum ErrorCode {
     StateFolder,
     /// What was approved does not fit the routes.
     BadApproval,
+    /// The Dockerfile that was approved for a session says what none may say.
+    BadProposal,
     /// A document could not be written.
     Internal,
 }

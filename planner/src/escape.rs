@@ -47,7 +47,7 @@ pub fn markdown(text: &str) -> String {
 }
 
 /// Characters that change how others are shown, or cannot be seen.
-fn is_hidden(c: char) -> bool {
+pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}'

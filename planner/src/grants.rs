@@ -1,6 +1,7 @@
 //! The grants: what a session may do, free of host and time. This is what is approved.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -96,6 +97,24 @@ pub enum ImageGrant {
         /// Bases that a proposed image may name.
         allow_from: BTreeSet<String>,
     },
+}
+
+impl ImageGrant {
+    /// The Dockerfile in force, as an agent is shown it and as a proposal is held against it.
+    #[must_use]
+    pub fn in_force(&self) -> String {
+        match self {
+            Self::Build { dockerfile, .. } => dockerfile.clone(),
+            Self::Reference { reference, .. } => format!("FROM {reference}\n"),
+        }
+    }
+
+    /// Bases that a proposed image may name, beside those of the Dockerfile in force.
+    #[must_use]
+    pub fn allow_from(&self) -> &BTreeSet<String> {
+        let (Self::Build { allow_from, .. } | Self::Reference { allow_from, .. }) = self;
+        allow_from
+    }
 }
 
 /// One variable of the agent's environment.

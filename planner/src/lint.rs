@@ -20,14 +20,15 @@ use crate::lower::{Desired, lower};
 use crate::manifest::globs::is_image_reference;
 use crate::pem;
 use crate::plan::{
-    Action, ActionId, ContainerSpec, Effect, Expect, FORMAT_VERSION, Intent, LABEL_IDENTITY,
-    LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, Mount, NetworkPlace, Operation, Plan, Requirement, Save,
-    SecretRef, Session, User,
+    Action, ActionId, BuildImage, BuildReach, ContainerSpec, Effect, Expect, FORMAT_VERSION,
+    Intent, LABEL_IDENTITY, LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, Mount, NetworkPlace, Operation,
+    Plan, Requirement, Save, SecretRef, Session, User,
 };
-use crate::policy::{Approval, GitCredential, Isolation, WorkspaceMode};
+use crate::policy::{Approval, BuildNetwork, GitCredential, Isolation, WorkspaceMode};
+use crate::proposed_image;
 use crate::resolve::{
-    OLDEST_API, PREFIX, RUNSC, WORKSPACE, is_container_folder, is_wanted, role_addresses,
-    sidecar_container_name, summarize, what_is_saved,
+    OLDEST_API, PREFIX, RUNSC, WORKSPACE, build_address, is_container_folder, is_wanted,
+    role_addresses, sidecar_container_name, summarize, what_is_saved,
 };
 use crate::sidecar::PROTOCOL;
 use crate::spec::SessionRequest;
@@ -370,9 +371,47 @@ impl Lint<'_> {
                     self.say_of(LintRule::Names, action, format!("expected tag {expected}"));
                 }
             }
-            Operation::BuildImage(image) => self.image_name(action, &image.tag),
+            Operation::BuildImage(image) => {
+                self.image_name(action, &image.tag);
+                self.build(action, image);
+            }
             Operation::AssembleImage(image) => self.image_name(action, &image.tag),
             Operation::PullImage(_) => {}
+        }
+    }
+
+    /// A build stands on this session's network or on none of a session's; what an agent proposed is
+    /// built nowhere else.
+    fn build(&mut self, action: &Action, image: &BuildImage) {
+        let session = &self.plan.session;
+        if image.tag == gate::image(session.sidecar_user, self.plan.grants.gate_base.as_deref()) {
+            if image.network != BuildReach::Open {
+                self.say_of(
+                    LintRule::Networks,
+                    action,
+                    "the git gate is built on no session's network",
+                );
+            }
+            return;
+        }
+        let approved =
+            matches!(self.plan.grants.image, ImageGrant::Build { approved_change: true, .. });
+        match &image.network {
+            BuildReach::Session(place) => {
+                let good = place.network == session.net.name
+                    && Some(place.address) == build_address(session.net.subnet)
+                    && !session.places.values().any(|other| other.net == place.address);
+                if !good || !approved || image.context.is_some() {
+                    let message = format!("{} is no place for this build", place.network);
+                    self.say_of(LintRule::Networks, action, message);
+                }
+                self.labels(action, &place.labels, None);
+            }
+            BuildReach::Open | BuildReach::None if approved => {
+                let message = "what an agent proposed is built on its session's network";
+                self.say_of(LintRule::Networks, action, message);
+            }
+            BuildReach::Open | BuildReach::None => {}
         }
     }
 
@@ -652,6 +691,27 @@ impl Lint<'_> {
         let gate_base = plan.grants.gate_base.as_deref();
         if gate_base.is_some_and(|base| !is_image_reference(base)) {
             self.say(LintRule::Images, "the git gate's base is no image reference".to_string());
+        }
+        if let ImageGrant::Build { dockerfile, context, network, hosts, approved_change, .. } =
+            &plan.grants.image
+        {
+            let in_session = *network == BuildNetwork::Session;
+            if in_session != *approved_change || (*approved_change && context.is_some()) {
+                self.say(LintRule::Images, "only an approved change is built in its session");
+            }
+            if !*approved_change && !hosts.is_empty() {
+                self.say(LintRule::Images, "only an approved change names hosts of its build");
+            }
+            // What it may build on only the planner could know; all else can be seen again here.
+            if *approved_change
+                && let Err(findings) =
+                    proposed_image::check(dockerfile, &BTreeSet::new(), dockerfile)
+            {
+                self.say(
+                    LintRule::Images,
+                    format!("the approved Dockerfile, {}", findings.join("; ")),
+                );
+            }
         }
         let base = crate::resolve::image_name(&plan.identity, &plan.grants.image);
         if session.base_image != base {

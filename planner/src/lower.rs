@@ -16,16 +16,17 @@ use crate::document;
 use crate::gate::{self, MIRRORS};
 use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
 use crate::plan::{
-    ActionId, AssembleImage, BuildImage, Connect, ContainerLimits, ContainerRef, ContainerSpec,
-    ContextRef, Deliver, File, Folder, GuardKind, ImportImage, LABEL_IDENTITY, LABEL_OWNER,
-    LABEL_ROLE, LABEL_SPEC, LABEL_WORKSPACE, MintCa, Mount, NetworkSpec, Operation, Placeholder,
-    PullImage, Reload, SecretRef, Session, StatePath, StateRoot, Upload, UploadItem, UploadSource,
-    User, VolumeSpec, WorkspacePlace,
+    ActionId, AssembleImage, BuildImage, BuildPlace, BuildReach, Connect, ContainerLimits,
+    ContainerRef, ContainerSpec, ContextRef, Deliver, File, Folder, GuardKind, ImportImage,
+    LABEL_IDENTITY, LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, LABEL_WORKSPACE, MintCa, Mount,
+    NetworkSpec, Operation, Placeholder, PullImage, Reload, SecretRef, Session, StatePath,
+    StateRoot, Upload, UploadItem, UploadSource, User, VolumeSpec, WorkspacePlace,
 };
 use crate::policy::{
     BuildNetwork, GitCredential, GitTransport, HostPattern, PinnedImage, Provider, WorkspaceMode,
 };
 use crate::provider;
+use crate::resolve::build_address;
 use crate::sidecar::{
     BIN, BINARY, EGRESS_PORT, EXCEPTIONS, EgressSettings, First, GIT_GATE_PORT, GateSettings,
     HIDDEN_FILE, HIDDEN_FOLDER, IN, InitSettings, LEAK_RULES, PIPELOCK_PORT, PROTOCOL, RUN,
@@ -248,7 +249,7 @@ impl Lowering<'_> {
         if !self.grants.git.is_empty() {
             let user = self.session.sidecar_user;
             let recipe = gate::dockerfile(user, self.grants.gate_base.as_deref());
-            let op = self.build(self.gate_image(), &recipe, None, BuildNetwork::Open);
+            let op = self.build(self.gate_image(), &recipe, None, BuildReach::Open);
             self.add("image:gate".to_string(), op, []);
         }
         let base_id = "image:agent".to_string();
@@ -257,8 +258,16 @@ impl Lowering<'_> {
             ImageGrant::Build { dockerfile, context, network, .. } => {
                 let context = self.context_ref(context.as_ref());
                 let tag = self.session.base_image.clone();
-                let op = self.build(tag, dockerfile, context, *network);
-                self.add(base_id.clone(), op, []);
+                let (op, needs) = match network {
+                    BuildNetwork::Open => {
+                        (self.build(tag, dockerfile, context, BuildReach::Open), Vec::new())
+                    }
+                    BuildNetwork::None => {
+                        (self.build(tag, dockerfile, context, BuildReach::None), Vec::new())
+                    }
+                    BuildNetwork::Session => self.build_in_session(tag, dockerfile),
+                };
+                self.add_after(base_id.clone(), op, needs);
                 after.push(base_id);
             }
             ImageGrant::Reference { reference, digest: Some(digest), .. } => {
@@ -303,7 +312,7 @@ impl Lowering<'_> {
         tag: String,
         recipe: &str,
         context: Option<ContextRef>,
-        network: BuildNetwork,
+        network: BuildReach,
     ) -> Operation {
         let ca = self.session.upstream_ca.clone();
         Operation::BuildImage(BuildImage {
@@ -318,6 +327,54 @@ impl Lowering<'_> {
             ca,
             labels: self.image_labels(),
         })
+    }
+
+    /// The build of an image that the agent proposed, and what has to be there before it.
+    ///
+    /// It stands on the session's network, at an address of its own by which egress knows it. Its
+    /// steps run with the engine's own set of capabilities, which no builder lets anybody choose,
+    /// and with `NET_RAW` they could speak from any address of that network. So nothing is there
+    /// that a neighbour's address would open: the agent and all else but the way out start after it,
+    /// and no secret was delivered yet ([`Self::start_after`], [`Self::deliver`]; the difference
+    /// makes every container anew). An agent itself has no capability and can take no address but
+    /// its own, so nobody is taken for a build either.
+    fn build_in_session(&self, tag: String, recipe: &str) -> (Operation, Vec<String>) {
+        let mut needs = vec!["network:net".to_string()];
+        let ways = [Role::Egress, Role::Pipelock].into_iter();
+        let ways = ways.filter(|role| self.session.places.contains_key(role));
+        needs.extend(ways.map(|role| format!("start:{role}")));
+        let recipe = trusted_build::marked(recipe, self.identity);
+        let place = build_address(self.session.net.subnet).zip(self.address(Role::Egress));
+        let reach = match place {
+            None => BuildReach::None,
+            Some((address, egress)) => BuildReach::Session(BuildPlace {
+                container: format!("bottle-build-{}", self.identity),
+                image: self.session.sidecar_image.clone(),
+                user: self.session.sidecar_user,
+                network: self.session.net.name.clone(),
+                address,
+                dns: egress,
+                labels: self.labels(None),
+            }),
+        };
+        let mut op = self.build(tag, &recipe, None, reach);
+        if let Operation::BuildImage(image) = &mut op {
+            // Egress goes on to the corporate proxy, where there is one.
+            let egress = self.address(Role::Egress);
+            image.proxy = egress.map(|at| (format!("http://{at}:{EGRESS_PORT}"), Vec::new()));
+        }
+        (op, needs)
+    }
+
+    /// Whether the agent's image is built on the session's own network.
+    fn builds_in_session(&self) -> bool {
+        matches!(&self.grants.image, ImageGrant::Build { network: BuildNetwork::Session, .. })
+    }
+
+    /// What such a build waits for must not wait for it; all else does.
+    fn start_after(&self, role: Role) -> Option<String> {
+        let waits = self.builds_in_session() && !matches!(role, Role::Egress | Role::Pipelock);
+        waits.then(|| "image:agent".to_string())
     }
 
     fn context_ref(&self, digest: Option<&Digest>) -> Option<ContextRef> {
@@ -438,6 +495,7 @@ impl Lowering<'_> {
         let Some(listen) = self.address(Role::Egress) else { return };
         let Some(agent) = self.address(Role::Agent) else { return };
         let routes = routes_file(self.grants);
+        let builds = self.builds_in_session();
         let routes_digest = Digest::of(routes.as_bytes());
         self.in_file(Role::Egress, "routes.json", routes);
         let items = self.egress_deliveries();
@@ -447,6 +505,7 @@ impl Lowering<'_> {
             agent,
             gate: self.address(Role::GitGate),
             supervise: self.address(Role::Supervise),
+            build: build_address(self.session.net.subnet).filter(|_| builds),
             upstream_proxy: self.session.upstream_proxy.clone(),
             next_hop: self.address(Role::Pipelock).map(|address| (address, PIPELOCK_PORT)),
             expects_delivery: !items.is_empty(),
@@ -593,15 +652,12 @@ impl Lowering<'_> {
             agent,
             egress: (egress, EGRESS_PORT),
             identity: self.identity.clone(),
+            allow_from: self.grants.image.allow_from().clone(),
             timeout_seconds: SUPERVISE_TIMEOUT,
         };
         let mut inputs = BTreeMap::new();
         inputs.extend(self.input(Role::Supervise, "supervise.json", json(&settings)));
-        let in_force = match &self.grants.image {
-            ImageGrant::Build { dockerfile, .. } => dockerfile.clone(),
-            ImageGrant::Reference { reference, .. } => format!("FROM {reference}\n"),
-        };
-        inputs.extend(self.input(Role::Supervise, "Dockerfile", in_force));
+        inputs.extend(self.input(Role::Supervise, "Dockerfile", self.grants.image.in_force()));
         self.sidecar(Role::Supervise, inputs, Some(egress));
     }
 
@@ -712,6 +768,7 @@ impl Lowering<'_> {
             );
             before_start.insert("file:agent/in/gitconfig".to_string());
         }
+        before_start.extend(self.start_after(role));
         self.add_after(
             format!("start:{role}"),
             Operation::Start(ContainerRef { role, container: name }),
@@ -725,7 +782,12 @@ impl Lowering<'_> {
             return;
         }
         let op = Operation::Deliver(Deliver { role, container: place.container.clone(), items });
-        self.add(format!("deliver:{role}"), op, [format!("start:{role}")]);
+        let build = self.builds_in_session().then(|| "image:agent".to_string());
+        self.add_after(
+            format!("deliver:{role}"),
+            op,
+            [format!("start:{role}")].into_iter().chain(build),
+        );
     }
 
     fn agent(&mut self, prompt: &str) {
@@ -1045,6 +1107,10 @@ pub(crate) fn placeholders(session: &Session) -> Vec<Placeholder> {
 /// `egress/in/routes.json`, as every plan with these grants has it.
 fn routes_file(grants: &Grants) -> String {
     let upstreams = || grants.git.values().map(|remote| &remote.upstream);
+    let build = match &grants.image {
+        ImageGrant::Build { hosts, .. } => hosts.clone(),
+        ImageGrant::Reference { .. } => BTreeSet::new(),
+    };
     json(&RoutesFile {
         protocol: PROTOCOL,
         routes: grants.egress.routes.clone(),
@@ -1055,6 +1121,7 @@ fn routes_file(grants: &Grants) -> String {
             .flat_map(|remote| remote.extra_hosts.iter().map(|(h, ip)| (h.clone(), *ip)))
             .collect(),
         use_at: use_at(grants),
+        build,
     })
 }
 

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::grants::Grants;
-use crate::policy::{Approval, BuildNetwork, PinnedImage, WorkspaceMode};
+use crate::policy::{Approval, PinnedImage, WorkspaceMode};
 use crate::spec::Spec;
 use crate::words::{
     AbsPath, Digest, EnvName, Identity, Name, RelPath, Role, SecretName, Subnet, Timestamp,
@@ -36,6 +36,8 @@ pub const LABEL_PLAN: &str = "dev.bottle.plan";
 pub const LABEL_SPEC: &str = "dev.bottle.spec";
 /// Label: the folder of the host that a container mounts.
 pub const LABEL_WORKSPACE: &str = "dev.bottle.workspace";
+/// Label: the session whose agent proposed an image, on each of its layers.
+pub const LABEL_BUILD: &str = "dev.bottle.build";
 /// Label: user and state root; clean-up touches only its own.
 pub const LABEL_OWNER: &str = "dev.bottle.owner";
 
@@ -598,8 +600,9 @@ pub struct BuildImage {
     /// The context, copy-read below the manifest's folder; `None` is an empty one.
     pub context: Option<ContextRef>,
     /// What the build may reach.
-    pub network: BuildNetwork,
-    /// The corporate proxy, and who is reached without it: variables of the build alone.
+    pub network: BuildReach,
+    /// The proxy it reaches that by (egress, or the corporate one), and who is reached without it:
+    /// variables of the build alone.
     #[serde(default)]
     pub proxy: Option<(String, Vec<String>)>,
     /// The host config's extra certificate authorities, as PEM text of certificates alone: the file
@@ -607,6 +610,41 @@ pub struct BuildImage {
     #[serde(default)]
     pub ca: Option<String>,
     /// Image labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a build stands, and what it may reach from there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildReach {
+    /// Whatever the engine's default network reaches.
+    Open,
+    /// Nothing.
+    None,
+    /// What egress lets it, at an address of its own. Nothing that other builds left is used.
+    Session(BuildPlace),
+}
+
+/// The place of a build on a session's internal network. Its steps share the network of a container
+/// that is there for as long as the build and no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct BuildPlace {
+    /// The name of the container that holds the place.
+    pub container: String,
+    /// What that container runs: a tag.
+    pub image: String,
+    /// Its user.
+    pub user: User,
+    /// The session's internal network.
+    pub network: String,
+    /// Its address there; egress knows the build by it.
+    #[schemars(with = "String")]
+    pub address: Ipv4Addr,
+    /// The only resolver: egress.
+    #[schemars(with = "String")]
+    pub dns: Ipv4Addr,
+    /// Labels of the container.
     pub labels: BTreeMap<String, String>,
 }
 

@@ -25,6 +25,9 @@ pub const PROPOSALS: &str = "proposals";
 /// The folder of `supervise/in` that holds answers, under the same names. The executor alone
 /// writes it.
 pub const ANSWERS: &str = "answers";
+/// The folder of `supervise/out` that holds an empty file for each answer that a waiting call got,
+/// by the proposal's id.
+pub const TOLD: &str = "told";
 /// As many proposals of one session may wait for an answer.
 pub const MOST_PENDING: usize = 20;
 /// As many are taken from one session in all: each is a file of the host's.

@@ -11,7 +11,7 @@ use core::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{GitRemote, HostPattern, Provider, Route};
+use crate::policy::{BuildHost, GitRemote, HostPattern, Provider, Route};
 use crate::words::{AbsPath, EnvName, Identity, Name, Role};
 
 /// The number of the protocol between executor and sidecars.
@@ -61,6 +61,9 @@ pub struct RoutesFile {
     /// Hosts to which the leak scan lets a value pass, by what it is delivered as (`scan:<name>`,
     /// less the `scan:`). A value that is not listed passes to no host.
     pub use_at: BTreeMap<String, BTreeSet<HostPattern>>,
+    /// What the build of the agent's image may reach, and nobody else by this.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub build: BTreeSet<BuildHost>,
 }
 
 /// `egress/in/settings.json`: what egress reads once, at its start.
@@ -82,6 +85,10 @@ pub struct EgressSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub supervise: Option<Ipv4Addr>,
+    /// The address of the build of the agent's image, where that stands on the session's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub build: Option<Ipv4Addr>,
     /// `http://host:port` of the corporate proxy, and who is reached without it.
     pub upstream_proxy: Option<(String, Vec<String>)>,
     /// Address and port of pipelock, where it is used.
@@ -145,6 +152,8 @@ pub struct SuperviseSettings {
     pub egress: (Ipv4Addr, u16),
     /// Whose requests it takes.
     pub identity: Identity,
+    /// Bases that a proposed image may be built on, beside those of the image in force.
+    pub allow_from: BTreeSet<String>,
     /// Seconds until an unanswered request is given up.
     pub timeout_seconds: u64,
 }

@@ -1,12 +1,18 @@
-//! A Dockerfile whose steps trust the host config's extra certificate authorities.
+//! A Dockerfile with what the host adds to it: steps that trust the host config's extra certificate
+//! authorities, and the mark of a session's own build.
 //!
 //! Every stage that runs something gets the file, and before its first `RUN` the system's bundle is
 //! made anew with it (Debian's and Alpine's `update-ca-certificates`). What a step trusts is no part
 //! of what the image is: the executor takes these certificates out of the agent's trust again, where
 //! the host does not name them any more, so they are no part of the image's tag either.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
+
+use crate::dockerfile::instructions;
+use crate::plan::LABEL_BUILD;
+use crate::words::Identity;
 
 /// The file of the build's context that holds the certificates.
 pub const CONTEXT_FILE: &str = ".bottle-upstream-ca.crt";
@@ -19,29 +25,44 @@ pub const IMAGE_FILE: &str = "/usr/local/share/ca-certificates/bottle-upstream.c
 /// whose first `RUN` is not root's keeps its bundle: then only what reads the file trusts it.
 #[must_use]
 pub fn trusting(dockerfile: &str) -> String {
+    let mut before = BTreeMap::new();
+    let mut due = false;
+    for instruction in instructions(dockerfile) {
+        if instruction.is("FROM") {
+            due = true;
+        } else if due && instruction.is("RUN") {
+            due = false;
+            before.insert(instruction.first, preamble());
+        }
+    }
+    with_lines(dockerfile, &before)
+}
+
+/// The Dockerfile with a label of the session's own at the beginning of each stage.
+///
+/// The builder's cache takes a step for one it has made before where the layer below and the whole
+/// configuration are the same. What an agent had built would therefore be found again by other
+/// builds of the same words: by its label, nothing of it is. No word of a proposal can take it away
+/// (`proposed_image`).
+#[must_use]
+pub fn marked(dockerfile: &str, identity: &Identity) -> String {
+    let from = instructions(dockerfile).into_iter().filter(|i| i.is("FROM"));
+    let label = format!("LABEL {LABEL_BUILD}={identity}\n");
+    let before = from.map(|from| (from.last + 1, label.to_string())).collect();
+    with_lines(dockerfile, &before)
+}
+
+/// The same text with something before some of its lines, which are counted from 0.
+fn with_lines(dockerfile: &str, before: &BTreeMap<usize, String>) -> String {
     let mut text = String::with_capacity(dockerfile.len() + 512);
-    let escape = escape(dockerfile);
-    let (mut begins, mut due) = (true, false);
-    for line in dockerfile.lines() {
-        let trimmed = line.trim();
-        let comment = trimmed.starts_with('#');
-        if begins && !comment {
-            match trimmed.split_ascii_whitespace().next() {
-                Some(word) if word.eq_ignore_ascii_case("FROM") => due = true,
-                Some(word) if due && word.eq_ignore_ascii_case("RUN") => {
-                    due = false;
-                    text.push_str(&preamble());
-                }
-                _ => {}
-            }
-        }
-        // Comments and empty lines do not end an instruction that goes on.
-        if !comment && !trimmed.is_empty() {
-            begins = !trimmed.ends_with(escape);
-        }
+    let mut end = 0;
+    for (number, line) in dockerfile.lines().enumerate() {
+        text.extend(before.get(&number).map(String::as_str));
         text.push_str(line);
         text.push('\n');
+        end = number + 1;
     }
+    text.extend(before.range(end..).map(|(_, more)| more.as_str()));
     text
 }
 
@@ -50,18 +71,6 @@ fn preamble() -> String {
         "COPY {CONTEXT_FILE} {IMAGE_FILE}\nARG NODE_EXTRA_CA_CERTS={IMAGE_FILE}\n\
          RUN [\"/bin/sh\", \"-c\", \"chmod 644 {IMAGE_FILE}; update-ca-certificates || true\"]\n"
     )
-}
-
-/// What ends a line that goes on: a directive at the very top may say so.
-fn escape(dockerfile: &str) -> char {
-    for line in dockerfile.lines() {
-        let Some(directive) = line.trim().strip_prefix('#') else { break };
-        let Some((name, value)) = directive.split_once('=') else { break };
-        if name.trim().eq_ignore_ascii_case("escape") {
-            return value.trim().chars().next().unwrap_or('\\');
-        }
-    }
-    '\\'
 }
 
 #[cfg(test)]
@@ -108,5 +117,15 @@ mod tests {
         let text = "# escape=`\nFROM a\nLABEL x=`\nRUN\nRUN x";
         assert_eq!(shape(text), "# escape=`|FROM a|LABEL x=`|RUN|+|RUN x|");
         assert_eq!(shape("FROM a\n# RUN x"), "FROM a|# RUN x|");
+    }
+
+    #[test]
+    fn every_stage_is_marked_where_it_begins() {
+        let identity = Identity::new("dev-ab12c").expect("a name");
+        let text = "FROM a AS b\nRUN x\nfrom \\\n  b\nFROM a";
+        let label = "LABEL dev.bottle.build=dev-ab12c";
+        let expected =
+            format!("FROM a AS b\n{label}\nRUN x\nfrom \\\n  b\n{label}\nFROM a\n{label}\n");
+        assert_eq!(marked(text, &identity), expected);
     }
 }

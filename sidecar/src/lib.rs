@@ -50,11 +50,13 @@ pub enum SidecarCommand {
     Prove,
     /// Does nothing until it is asked to end: the agent of a bottle that is there to be tried.
     Wait,
+    /// Holds a place on the session's network for a build, for as long as its input is open.
+    Hold,
 }
 
 impl SidecarCommand {
     /// Every command, in the order in which help lists them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Egress,
         Self::GitGate,
         Self::Supervise,
@@ -62,6 +64,7 @@ impl SidecarCommand {
         Self::Receive,
         Self::Prove,
         Self::Wait,
+        Self::Hold,
     ];
 
     /// The command as `bottle sidecar` spells it.
@@ -75,6 +78,7 @@ impl SidecarCommand {
             Self::Receive => "receive",
             Self::Prove => "prove",
             Self::Wait => "wait",
+            Self::Hold => "hold",
         }
     }
 }
@@ -88,7 +92,7 @@ impl fmt::Display for SidecarCommand {
 /// No command has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected egress, git-gate, supervise, agent, receive, prove or wait, found `{}`",
+    "expected egress, git-gate, supervise, agent, receive, prove, wait or hold, found `{}`",
     found.escape_debug()
 )]
 pub struct UnknownCommand {
@@ -145,6 +149,7 @@ pub fn run(command: SidecarCommand, places: &Places) -> ExitCode {
                 init::run(places).await
             }
             SidecarCommand::Wait => wait::run().await,
+            SidecarCommand::Hold => wait::hold().await,
         }
     });
     runtime.shutdown_background();

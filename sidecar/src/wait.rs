@@ -1,4 +1,5 @@
-//! The agent of a bottle that is only there to be looked at: it waits until it is asked to end.
+//! What only waits: the agent of a bottle that is there to be looked at, and what holds a place on a
+//! session's network for the build of an image.
 
 use crate::pid1::Signals;
 use crate::{exit, log};
@@ -14,4 +15,15 @@ pub(crate) async fn run() -> u8 {
     };
     while signals.next().await != crate::pid1::Asked::End {}
     0
+}
+
+/// Waits for the end of its input, or for SIGTERM. Whoever has a build made holds the other end, so
+/// that it ends however they do.
+pub(crate) async fn hold() -> u8 {
+    let mut input = tokio::io::stdin();
+    let mut ignored = tokio::io::sink();
+    tokio::select! {
+        code = run() => code,
+        _ = tokio::io::copy(&mut input, &mut ignored) => 0,
+    }
 }

@@ -1,25 +1,31 @@
 //! Properties of the pure core over generated worlds (docs/plan.md, section 5): P1, P2, P3, P7,
 //! P9, P11, P12 and G. Those that need an engine are in `engine_properties.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bottle_planner::approvals::{is_allowed, route_of};
 use bottle_planner::diff::{Verdict, diff_grants};
 use bottle_planner::document::{self, Strictness};
+use bottle_planner::error::PlanError;
+use bottle_planner::grants::ImageGrant;
 use bottle_planner::lint::{LintRule, lint};
 use bottle_planner::plan::{
-    ActionId, Effect, Expect, Mount, Operation, Plan, Requirement, SecretRef,
+    ActionId, BuildImage, BuildPlace, BuildReach, Effect, Expect, Mount, Operation, Plan,
+    Requirement, SecretRef,
 };
-use bottle_planner::policy::{EnvValue, Isolation, WorkspaceMode};
+use bottle_planner::policy::{BuildHost, BuildNetwork, EnvValue, Isolation, WorkspaceMode};
+use bottle_planner::proposed_image::check;
 use bottle_planner::resolve::{
     Amendment, Inputs, Keep, grants_digest, plan, plan_amended, plan_destroy, plan_digest,
 };
 use bottle_planner::snapshot::{Container, ContainerState, Network, Snapshot, Volume};
+use bottle_planner::spec::SessionRequest;
 use bottle_planner::words::{AbsPath, Digest, EnvName, Identity, Name, RelPath, Role};
 use bottle_tests::fixture::typical;
 use bottle_tests::generate::{World, build, host, launch, policy, world};
 use bottle_tests::settle::settle;
 use bottle_tests::word;
+use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -708,6 +714,179 @@ fn changes() -> Vec<Change> {
         }),
     ]
 }
+
+/// A session whose agent has stopped and whose person approved this image for it.
+fn with_image(dockerfile: &str) -> (Plan, Snapshot, Result<Plan, Vec<PlanError>>) {
+    let (manifest, mut spec, snapshot) = typical(3);
+    let first = plan(&manifest, &spec, &snapshot).expect("a plan");
+    let mut world = settle(&first, &snapshot);
+    for container in world.containers.values_mut() {
+        container.state = ContainerState::Exited;
+    }
+    let facts = world.session.as_mut().expect("a session");
+    facts.dockerfile = Some(dockerfile.into());
+    facts.build_hosts = [BuildHost::new("deb.example.org:80").expect("a host")].into();
+    spec.session = SessionRequest::Named { identity: first.identity.clone() };
+    spec.resume = true;
+    let then = plan(&manifest, &spec, &world);
+    (first, world, then)
+}
+
+fn base_of(plan: &Plan) -> String {
+    let text = plan.grants.image.in_force();
+    text.lines().find_map(|l| l.strip_prefix("FROM ")).expect("a base").to_string()
+}
+
+/// While such an image is built nothing of its session runs but the way out, and no secret is there.
+#[test]
+fn a_proposed_image_is_built_beside_nobody() {
+    let base = base_of(&with_image("FROM x").0);
+    let (first, world, then) = with_image(&format!("FROM {base}\nRUN true\n"));
+    let plan = then.expect("a plan");
+    assert_eq!(lint(&plan), vec![]);
+    assert_eq!(plan.session.net, first.session.net, "addresses stay");
+    let at = |id: &str| plan.actions.iter().position(|a| a.id.0 == id).expect(id);
+    let build = at("image:agent");
+    for action in &plan.actions {
+        let place = at(&action.id.0);
+        let (role, way) = match action.id.0.split_once(':') {
+            Some((_, role)) => (role, matches!(role, "egress" | "pipelock")),
+            None => continue,
+        };
+        match &action.op {
+            Operation::RemoveContainer(_) | Operation::Stop(_) => assert!(place < build, "{role}"),
+            Operation::Start(_) if way => assert!(place < build, "{role}"),
+            Operation::Start(_) | Operation::Deliver(_) => {
+                assert!(place > build, "{role}");
+                assert!(action.depends_on.iter().any(|id| id.0 == "image:agent"), "{role}");
+            }
+            Operation::Container(_) => assert_eq!(action.effect, Effect::Replace, "{role}"),
+            Operation::Volume(_) => assert_eq!(action.effect, Effect::None, "work stays"),
+            _ => {}
+        }
+    }
+    let removed: Vec<&str> = plan.actions[build]
+        .depends_on
+        .iter()
+        .filter_map(|id| id.0.strip_prefix("remove:"))
+        .collect();
+    assert_eq!(removed, ["agent", "egress", "git-gate", "pipelock", "supervise"]);
+    // Once it is so, nothing is left to do.
+    let (manifest, ..) = typical(3);
+    let after = settle(&plan, &world);
+    let again = bottle_planner::resolve::plan(&manifest, &plan.spec, &after).expect("a plan");
+    assert_eq!(again.summary.none as usize, again.actions.len(), "{:#?}", again.summary);
+    assert_eq!(lint(&again), vec![]);
+}
+
+#[test]
+fn a_proposed_image_that_was_changed_in_a_plan_is_refused() {
+    let base = base_of(&with_image("FROM x").0);
+    let good = with_image(&format!("FROM {base}\nRUN true\n")).2.expect("a plan");
+    fn image(plan: &mut Plan, change: fn(&mut BuildImage)) {
+        with_op(plan, "image:agent", |op| {
+            if let Operation::BuildImage(image) = op {
+                change(image);
+            }
+        });
+    }
+    fn place(plan: &mut Plan, change: fn(&mut BuildPlace)) {
+        with_op(plan, "image:agent", |op| {
+            if let Operation::BuildImage(BuildImage {
+                network: BuildReach::Session(place), ..
+            }) = op
+            {
+                change(place);
+            }
+        });
+    }
+    fn grant(plan: &mut Plan, change: fn(&mut String, &mut BuildNetwork)) {
+        if let ImageGrant::Build { dockerfile, network, .. } = &mut plan.grants.image {
+            change(dockerfile, network);
+        }
+    }
+    let cases: [(LintRule, fn(&mut Plan)); 9] = [
+        (LintRule::Networks, |p| image(p, |i| i.network = BuildReach::Open)),
+        (LintRule::Networks, |p| image(p, |i| i.network = BuildReach::None)),
+        (LintRule::Networks, |p| place(p, |at| at.network = "bridge".into())),
+        (LintRule::Networks, |p| place(p, |at| at.address = at.dns)),
+        (LintRule::Labels, |p| place(p, |at| at.labels.clear())),
+        (LintRule::Rendered, |p| image(p, |i| i.proxy = None)),
+        (LintRule::Rendered, |p| image(p, |i| i.dockerfile.push_str("RUN evil\n"))),
+        (LintRule::Images, |p| grant(p, |text, _| text.push_str("ADD http://x /x\n"))),
+        (LintRule::Images, |p| grant(p, |_, network| *network = BuildNetwork::Open)),
+    ];
+    for (rule, change) in cases {
+        let mut bad = good.clone();
+        change(&mut bad);
+        assert_ne!(bad, good);
+        let rules: Vec<LintRule> = lint(&bad).into_iter().map(|f| f.rule).collect();
+        assert!(rules.contains(&rule), "expected {rule:?}, found {rules:?}");
+    }
+}
+
+proptest! {
+    /// Whatever stands around it, and however it is spelled, what is refused is found.
+    #[test]
+    fn nothing_hides_what_a_proposal_may_not_say(
+        which in 0usize..REFUSED.len(),
+        cases in vec(any::<bool>(), 12),
+        breaks in vec((0usize..60, any::<bool>()), 0..3),
+        before in vec(0usize..AROUND.len(), 0..4),
+        after in vec(0usize..AROUND.len(), 0..4),
+        backtick in any::<bool>(),
+    ) {
+        let hidden = REFUSED[which];
+        let word = hidden.split(' ').next().expect("a word").len();
+        let mut text = String::new();
+        for (at, c) in hidden.chars().enumerate() {
+            if breaks.contains(&(at, true)) {
+                text.push_str("\\\n");
+            } else if breaks.contains(&(at, false)) {
+                text.push_str("\\ \n# not the end\n\n");
+            }
+            let lower = at < word && cases[at % cases.len()];
+            text.push(if lower { c.to_ascii_lowercase() } else { c });
+        }
+        let around = |lines: &[usize]| lines.iter().map(|n| AROUND[*n]).collect::<String>();
+        let mut all =
+            format!("FROM a:1 AS one\n{}{text}\n{}", around(&before), around(&after));
+        if backtick {
+            all = format!("# escape=`\n{}", all.replace('\\', "`"));
+        }
+        let bases = BTreeSet::from(["a:1".to_string()]);
+        prop_assert!(check(&all, &bases, "").is_err(), "{}", all);
+        let clean = format!("FROM a:1 AS one\n{}{}", around(&before), around(&after));
+        prop_assert_eq!(check(&clean, &bases, ""), Ok(()));
+    }
+}
+
+/// What no proposal may say.
+const REFUSED: [&str; 12] = [
+    "ADD http://a.test/x /x",
+    "ADD git@a.test:x/y.git /x",
+    "ONBUILD RUN x",
+    "VOLUME /x",
+    "HEALTHCHECK CMD x",
+    "LABEL dev.bottle.owner=x",
+    "LABEL a=b \"dev.bottle.role\"=agent",
+    "FROM evil:1",
+    "FROM $BASE",
+    "COPY --from=evil:1 /a /b",
+    "RUN --mount=type=secret,id=x x",
+    "RUN --network=host x",
+];
+
+/// What may stand around it.
+const AROUND: [&str; 7] = [
+    "RUN a && \\\n  b\n",
+    "# ADD x y \\\n",
+    "\n",
+    "ENV A=1 \\\n# note\n\n  B=2\n",
+    "  USER 1000\n",
+    "FROM one\n",
+    "LABEL org.example.a=\"b\"\n",
+];
 
 /// A session that is down keeps its subnets, unless somebody took one: a network whose name nobody
 /// is told is among the routes.

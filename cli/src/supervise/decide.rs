@@ -1,11 +1,14 @@
 //! Carrying an answer out, in an order in which being killed loses nothing and does nothing twice.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use bottle_executor::lock::Lock;
 use bottle_executor::proposals::{give_answer, set_image};
 use bottle_planner::audit::Event;
-use bottle_planner::proposal::{Answer, Ask, LONGEST_NOTES, Verdict};
+use bottle_planner::proposal::{Answer, Ask, LONGEST_NOTES, TOLD, Verdict};
 use bottle_planner::sidecar::PROTOCOL;
-use bottle_planner::words::Digest;
+use bottle_planner::words::{Digest, Role};
 
 use super::pending::{Found, Pending, open};
 use super::seen::{Effect, Seen};
@@ -19,6 +22,9 @@ use crate::overlay;
 
 /// Seconds that an agent has to end when its image changes.
 const GRACE: u32 = 10;
+
+/// How long an agent's call may take to get its answer: it looks every 100 ms.
+const HEARING: Duration = Duration::from_secs(2);
 
 /// What a person says to a proposal.
 #[derive(Debug, Clone)]
@@ -95,6 +101,7 @@ pub fn approve(pending: &Pending, word: &Word<'_>, context: &mut Context) -> Res
     context.printer.say(&format!("{} is {}", pending.proposal.id(), verdict.as_str()));
     if matches!(seen.effect, Effect::Image { .. }) {
         // Told first: the agent's call ends while its server still runs.
+        wait_until_told(pending, context)?;
         stop::session(pending.session.as_str(), GRACE, context)?;
         context.printer.say(&format!(
             "`bottle resume {}` brings the agent back in the new image",
@@ -138,6 +145,17 @@ fn carry_out(
             Ok(Exit::Ok)
         }
     }
+}
+
+/// Waits until the agent's call got its answer, if it still waits.
+fn wait_until_told(pending: &Pending, context: &Context) -> Result<(), Failure> {
+    let state = context.roots(&ManifestArgs::default())?.state(&pending.session);
+    let told = state.join(format!("{}/out/{TOLD}/{}", Role::Supervise, pending.proposal.id()));
+    let begun = Instant::now();
+    while told.symlink_metadata().is_err() && begun.elapsed() < HEARING {
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// One decision at a time about one session.

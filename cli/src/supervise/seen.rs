@@ -7,10 +7,11 @@ use bottle_planner::approvals::is_allowed;
 use bottle_planner::decision::PushFinding;
 use bottle_planner::diff::{GrantsDiff, diff_grants};
 use bottle_planner::document;
-use bottle_planner::grants::{Grants, ImageGrant};
+use bottle_planner::grants::Grants;
 use bottle_planner::plan::Plan;
 use bottle_planner::policy::{Approval, BuildHost, PushException};
 use bottle_planner::proposal::Ask;
+use bottle_planner::proposed_image::check_for;
 use bottle_planner::refusals::Widening;
 use bottle_planner::resolve::{Amendment, grants_with_image};
 use bottle_planner::words::{Digest, Name, Role};
@@ -95,6 +96,7 @@ impl Seen {
                 Self::in_place(ask, &Amendment::PushException(id, exception), applied, context)
             }
             Ask::Image { dockerfile, hosts } => {
+                check_image(&applied.grants, dockerfile)?;
                 let (dockerfile, hosts) = (dockerfile.clone(), hosts.clone());
                 let after = grants_with_image(&applied.grants, &dockerfile, &hosts);
                 let diff = diff_grants(Some(&applied.grants), &after);
@@ -151,7 +153,7 @@ impl Seen {
     /// The Dockerfile in force.
     #[must_use]
     pub fn dockerfile(&self) -> String {
-        in_force(&self.applied.grants)
+        self.applied.grants.image.in_force()
     }
 }
 
@@ -161,12 +163,14 @@ fn previous(state: &std::path::Path) -> Option<Grants> {
     Some(PlanText::stored(text).ok()?.lenient().ok()?.grants)
 }
 
-/// The Dockerfile that a session's image is of, or the one that would be.
-fn in_force(grants: &Grants) -> String {
-    match &grants.image {
-        ImageGrant::Build { dockerfile, .. } => dockerfile.clone(),
-        ImageGrant::Reference { reference, .. } => format!("FROM {reference}\n"),
+/// Whoever wrote it: a person's own version of it is built in the same place.
+fn check_image(grants: &Grants, dockerfile: &str) -> Result<(), Failure> {
+    let Err(findings) = check_for(&grants.image, dockerfile) else { return Ok(()) };
+    let mut failure = Failure::new(Exit::Refused, "the proposed image cannot be approved");
+    for finding in findings {
+        failure.problems.extend(Failure::new(Exit::Refused, finding).problems);
     }
+    Err(failure.hint("reject it with notes, or change it with `bottle supervise modify`"))
 }
 
 /// The finding as the gate logged it: what the agent says of it counts for nothing.

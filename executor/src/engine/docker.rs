@@ -21,8 +21,9 @@ use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models as api;
 use bollard::query_parameters as query;
 use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, body_full, body_try_stream};
-use bottle_planner::plan::{ContainerSpec, GuardKind, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec};
-use bottle_planner::policy::BuildNetwork;
+use bottle_planner::plan::{
+    BuildPlace, BuildReach, ContainerSpec, GuardKind, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec,
+};
 use bottle_planner::sidecar;
 use bottle_planner::snapshot::{
     Container, ContainerState, Engine as EngineFacts, ImageFact, Network, Volume,
@@ -66,6 +67,25 @@ pub struct Docker {
     address: String,
     said: Ping,
     logins: Option<Logins>,
+}
+
+/// One build, as the engine is asked for it.
+struct Build<'b> {
+    tag: &'b str,
+    /// The engine's word for the network of its steps.
+    network: &'b str,
+    /// Whether it neither takes nor gives what other builds made.
+    alone: bool,
+    proxy: Option<&'b (String, Vec<String>)>,
+    labels: &'b BTreeMap<String, String>,
+    progress: &'b dyn Fn(&str),
+}
+
+/// A container that holds a build's place.
+struct Held {
+    container: String,
+    /// Open for as long as the place is held.
+    _input: std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>,
 }
 
 /// Where an engine listens, as `DOCKER_HOST` spells it.
@@ -300,6 +320,92 @@ impl Docker {
         // base's with our labels. `ONBUILD` is a builder's affair: a commit runs none of it.
         let answer = self.slow.commit_container(options, api::ContainerConfig::default()).await;
         answer.map(drop).map_err(self.failed(&format!("commit the image `{tag}`")))
+    }
+
+    async fn run_build(&self, context: Bytes, build: &Build<'_>) -> Result<String, EngineError> {
+        let Build { tag, network, alone, proxy, labels, progress } = build;
+        let arguments = proxy.map(proxy_arguments).unwrap_or_default();
+        let labels: HashMap<String, String> = (*labels).clone().into_iter().collect();
+        let options = query::BuildImageOptionsBuilder::default()
+            .dockerfile("Dockerfile")
+            .t(tag)
+            .rm(true)
+            .forcerm(true)
+            // What other builds left may be an agent's, and what this one leaves is.
+            .nocache(*alone)
+            .networkmode(network)
+            .labels(&labels)
+            .buildargs(&arguments)
+            .build();
+        let logins = self.logins_of(&context).await?;
+        let stream = self.slow.build_image(options, logins, Some(body_full(context)));
+        let made = RefCell::new(MadeByBuild::default());
+        let note = |line: &str| {
+            made.borrow_mut().note(line);
+            progress(line);
+        };
+        let action = format!("build the image `{tag}`");
+        if let Err(error) = follow(stream, &self.failed(&action), &note).await {
+            self.discard(&made.into_inner()).await;
+            return Err(error);
+        }
+        self.image_id(tag).await
+    }
+
+    /// Holds a place on a session's network. The engine gives the steps of a build no address and no
+    /// resolver of ours; what it lets them do is share those of a container. That one ends with its
+    /// input, which is our connection: whatever becomes of us, nothing of it stays.
+    async fn hold(&self, place: &BuildPlace) -> Result<Held, EngineError> {
+        let name = &place.container;
+        let action = format!("create the container `{name}`");
+        let body = holder_body(place);
+        let create = || async {
+            let options = query::CreateContainerOptionsBuilder::default().name(name).build();
+            let answer = self.quick.create_container(Some(options), body.clone()).await;
+            answer.map(|made| made.id).map_err(self.failed(&action))
+        };
+        let id = match create().await {
+            // Of an apply that was killed a moment ago, if it is this session's.
+            Err(EngineError::Conflict { message }) => {
+                let found = self.inspect(name).await?;
+                let ours = |found: &Container| {
+                    place.labels.iter().all(|(key, value)| found.labels.get(key) == Some(value))
+                };
+                if !found.as_ref().is_none_or(ours) {
+                    return Err(EngineError::Conflict { message });
+                }
+                self.take_away(name).await;
+                create().await?
+            }
+            made => made?,
+        };
+        let options =
+            query::AttachContainerOptionsBuilder::default().stream(true).stdin(true).build();
+        let attached = self.slow.attach_container(&id, Some(options)).await;
+        let held = match attached.map_err(self.failed(&format!("attach to `{name}`"))) {
+            Ok(attached) => Held { container: id, _input: attached.input },
+            Err(error) => {
+                self.take_away(&id).await;
+                return Err(error);
+            }
+        };
+        let options = None::<query::StartContainerOptions>;
+        let started = self.quick.start_container(&held.container, options).await;
+        if let Err(error) = started.map_err(self.failed(&format!("start `{name}`"))) {
+            self.let_go(held).await;
+            return Err(error);
+        }
+        Ok(held)
+    }
+
+    async fn let_go(&self, held: Held) {
+        self.take_away(&held.container).await;
+    }
+
+    /// Removes what removes itself: that it is gone already, or just going, is as well.
+    async fn take_away(&self, container: &str) {
+        let options = query::RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let _ = self.quick.remove_container(container, Some(options)).await;
     }
 
     /// Removes what the steps of a failed build left: images without a name, newest first. The engine
@@ -662,40 +768,25 @@ impl Engine for Docker {
         &self,
         tag: &str,
         context: Bytes,
-        network: BuildNetwork,
+        reach: &BuildReach,
         proxy: Option<&(String, Vec<String>)>,
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError> {
-        let arguments = proxy.map(proxy_arguments).unwrap_or_default();
-        let network = match network {
-            BuildNetwork::Open => "default",
-            BuildNetwork::None | BuildNetwork::Session => "none",
+        let (network, alone) = match reach {
+            BuildReach::Open => ("default".to_owned(), false),
+            BuildReach::None => ("none".to_owned(), false),
+            BuildReach::Session(place) => {
+                let held = self.hold(place).await?;
+                let network = format!("container:{}", held.container);
+                let build = Build { tag, network: &network, alone: true, proxy, labels, progress };
+                let built = self.run_build(context, &build).await;
+                self.let_go(held).await;
+                return built;
+            }
         };
-        let labels: HashMap<String, String> = labels.clone().into_iter().collect();
-        let options = query::BuildImageOptionsBuilder::default()
-            .dockerfile("Dockerfile")
-            .t(tag)
-            .rm(true)
-            .forcerm(true)
-            .nocache(false)
-            .networkmode(network)
-            .labels(&labels)
-            .buildargs(&arguments)
-            .build();
-        let logins = self.logins_of(&context).await?;
-        let stream = self.slow.build_image(options, logins, Some(body_full(context)));
-        let made = RefCell::new(MadeByBuild::default());
-        let note = |line: &str| {
-            made.borrow_mut().note(line);
-            progress(line);
-        };
-        let action = format!("build the image `{tag}`");
-        if let Err(error) = follow(stream, &self.failed(&action), &note).await {
-            self.discard(&made.into_inner()).await;
-            return Err(error);
-        }
-        self.image_id(tag).await
+        let build = Build { tag, network: &network, alone, proxy, labels, progress };
+        self.run_build(context, &build).await
     }
 
     async fn assemble_image(
@@ -850,6 +941,35 @@ fn container_body(
         networking_config: Some(api::NetworkingConfig { endpoints_config: Some(endpoints) }),
         ..Default::default()
     })
+}
+
+/// The container that holds a build's place: the binary, which waits for the end of its input.
+fn holder_body(place: &BuildPlace) -> api::ContainerCreateBody {
+    let endpoints = HashMap::from([(place.network.clone(), endpoint(place.address))]);
+    api::ContainerCreateBody {
+        image: Some(place.image.clone()),
+        user: Some(format!("{}:{}", place.user.uid, place.user.gid)),
+        entrypoint: Some([sidecar::SIDECAR_BINARY, "sidecar", "hold"].map(str::to_owned).into()),
+        cmd: Some(Vec::new()),
+        labels: Some(place.labels.clone().into_iter().collect()),
+        attach_stdin: Some(true),
+        open_stdin: Some(true),
+        stdin_once: Some(true),
+        host_config: Some(api::HostConfig {
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            readonly_rootfs: Some(true),
+            memory: Some(64 << 20),
+            pids_limit: Some(64),
+            network_mode: Some(place.network.clone()),
+            dns: Some(vec![place.dns.to_string()]),
+            extra_hosts: Some(vec![format!("egress:{}", place.dns)]),
+            auto_remove: Some(true),
+            ..Default::default()
+        }),
+        networking_config: Some(api::NetworkingConfig { endpoints_config: Some(endpoints) }),
+        ..Default::default()
+    }
 }
 
 fn host_config(spec: &ContainerSpec, paths: &HostPaths) -> Result<api::HostConfig, EngineError> {

@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::net::Ipv4Addr;
 
-use bottle_planner::plan::{ContainerSpec, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec};
-use bottle_planner::policy::BuildNetwork;
+use bottle_planner::plan::{
+    BuildPlace, BuildReach, ContainerSpec, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec,
+};
 use bottle_planner::snapshot::{
     Container, ContainerState, Engine as EngineFacts, ImageFact, Network, Volume,
 };
-use bottle_planner::words::{Digest, Subnet};
+use bottle_planner::words::{Digest, Role, Subnet};
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
@@ -677,12 +678,15 @@ impl Engine for MemoryEngine {
         &self,
         tag: &str,
         context: Bytes,
-        _network: BuildNetwork,
+        reach: &BuildReach,
         _proxy: Option<&(String, Vec<String>)>,
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError> {
         self.call("build_image", tag, |inner| {
+            if let BuildReach::Session(place) = reach {
+                inner.check_place(place)?;
+            }
             let files = unpack("/", &context)?;
             let Some(dockerfile) = files.get("/Dockerfile") else {
                 return Err(refused("build", "Cannot locate specified Dockerfile: Dockerfile"));
@@ -945,6 +949,25 @@ impl Inner {
         cell.fact.started_at = now;
         cell.endpoints = endpoints;
         Ok(())
+    }
+
+    /// The place of a build is on a network that is there, where no agent is.
+    fn check_place(&self, place: &BuildPlace) -> Result<(), EngineError> {
+        if !self.networks.contains_key(&place.network) {
+            return Err(not_found("network", &place.network));
+        }
+        if self.picture(&place.image).is_none() {
+            return Err(not_found("image", &place.image));
+        }
+        let agent = |cell: &&Cell| cell.spec.as_ref().is_some_and(|spec| spec.role == Role::Agent);
+        let mut neighbours = self
+            .containers
+            .values()
+            .filter(|cell| cell.fact.networks.contains_key(&place.network) && cell.runs());
+        if neighbours.any(|cell| agent(&cell)) {
+            return Err(refused("build", "an agent runs beside the build"));
+        }
+        self.check_address(&place.container, &place.network, place.address)
     }
 
     /// What Docker finds out when an endpoint is made: the address is the subnet's, and free.

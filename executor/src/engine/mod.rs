@@ -12,8 +12,7 @@ pub mod upkeep;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use bottle_planner::plan::{ContainerSpec, NetworkSpec, VolumeSpec};
-use bottle_planner::policy::BuildNetwork;
+use bottle_planner::plan::{BuildReach, ContainerSpec, NetworkSpec, VolumeSpec};
 use bottle_planner::snapshot::{Container, Engine as EngineFacts, ImageFact, Network, Volume};
 use bottle_planner::words::{Digest, Role};
 use bytes::Bytes;
@@ -190,12 +189,13 @@ pub trait Engine {
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError>;
     /// Builds an image from a context (a tar archive with `Dockerfile` at its top). The proxy and who
-    /// is reached without it are variables of the build's steps, and left in no image.
+    /// is reached without it are variables of the build's steps, and left in no image. A build on a
+    /// session's network stands where a container of its own holds the place, which goes with it.
     async fn build_image(
         &self,
         tag: &str,
         context: Bytes,
-        network: BuildNetwork,
+        reach: &BuildReach,
         proxy: Option<&(String, Vec<String>)>,
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),

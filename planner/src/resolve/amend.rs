@@ -92,13 +92,11 @@ pub fn grants_with_image(
     dockerfile: &str,
     hosts: &BTreeSet<BuildHost>,
 ) -> Grants {
-    let (ImageGrant::Build { allow_from, .. } | ImageGrant::Reference { allow_from, .. }) =
-        &applied.image;
     let image = ImageGrant::Build {
         dockerfile: dockerfile.to_string(),
         context: None,
         network: BuildNetwork::Session,
-        allow_from: allow_from.clone(),
+        allow_from: applied.image.allow_from().clone(),
         approved_change: true,
         hosts: hosts.clone(),
     };

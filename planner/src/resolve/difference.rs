@@ -13,8 +13,8 @@ use crate::error::ErrorCode;
 use crate::lower::Desired;
 use crate::mounted;
 use crate::plan::{
-    Action, ActionId, ContainerRef, ContainerSpec, Effect, Expect, LABEL_SPEC, ObjectRef,
-    Operation, Reason, ReasonCode, RemoveFile, Save, Session, StatePath, StateRoot,
+    Action, ActionId, BuildReach, ContainerRef, ContainerSpec, Effect, Expect, LABEL_SPEC,
+    ObjectRef, Operation, Reason, ReasonCode, RemoveFile, Save, Session, StatePath, StateRoot,
 };
 use crate::snapshot::{Container, ContainerState, SessionFacts};
 use crate::words::{Digest, Identity, RelPath, Role};
@@ -89,6 +89,7 @@ impl Ground<'_> {
             self.compare_container_step(identity, wanted, &mut difference);
         }
         self.not_wanted(identity, &mut difference);
+        difference.build_alone();
         self.markers(&mut difference);
         difference.in_order(self)
     }
@@ -339,6 +340,8 @@ impl Ground<'_> {
             Some((ReasonCode::OwnerReplaced, "its network is made anew".to_string()))
         } else if anew("mint:ca") && matches!(spec.role, Role::Egress | Role::Agent) {
             Some((ReasonCode::OwnerReplaced, "the session's CA is made anew".to_string()))
+        } else if difference.builds_in_session() {
+            Some((ReasonCode::OwnerReplaced, "an image is built on its network".to_string()))
         } else if !on_net {
             Some((ReasonCode::Drifted, format!("not on {} any more", spec.network)))
         } else {
@@ -478,6 +481,34 @@ impl Difference {
     /// Whether an action is there and does something.
     fn does(&self, id: &str) -> bool {
         self.actions.get(id).is_some_and(|action| action.effect != Effect::None)
+    }
+
+    /// Whether an image is yet to be built on the session's own network. What is there then is made
+    /// anew after it or for it: see `lower`.
+    fn builds_in_session(&self) -> bool {
+        self.actions.get("image:agent").is_some_and(|action| {
+            let reach = match &action.op {
+                Operation::BuildImage(image) => Some(&image.network),
+                _ => None,
+            };
+            action.effect != Effect::None && matches!(reach, Some(BuildReach::Session(_)))
+        })
+    }
+
+    /// Such a build waits until every container that was there is gone, the agent's above all.
+    fn build_alone(&mut self) {
+        if !self.builds_in_session() {
+            return;
+        }
+        let removed: Vec<ActionId> = self
+            .actions
+            .values()
+            .filter(|action| matches!(action.op, Operation::RemoveContainer(_)))
+            .map(|action| action.id.clone())
+            .collect();
+        if let Some(build) = self.actions.get_mut("image:agent") {
+            build.depends_on.extend(removed);
+        }
     }
 
     fn makes_container(&self, role: Role) -> bool {

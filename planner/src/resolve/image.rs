@@ -9,9 +9,10 @@ use crate::error::ErrorCode;
 use crate::grants::ImageGrant;
 use crate::plan::Requirement;
 use crate::policy::{Bottle, BuildNetwork, Image, Provider};
+use crate::proposed_image;
 use crate::provider;
-use crate::snapshot::ImageFact;
-use crate::words::{Digest, Identity, RelPath};
+use crate::snapshot::{ContainerState, ImageFact};
+use crate::words::{Digest, Identity, RelPath, Role};
 
 impl Ground<'_> {
     /// The image to grant; errors are noted and something typed comes back all the same, so that
@@ -36,6 +37,7 @@ impl Ground<'_> {
             return self.reference(reference, allow_from);
         }
         if let Some(dockerfile) = approved {
+            self.check_proposed(&dockerfile, &allow_from, bottle);
             return ImageGrant::Build {
                 dockerfile,
                 context: None,
@@ -86,6 +88,35 @@ impl Ground<'_> {
                 }
             }
         }
+    }
+
+    /// The approved Dockerfile once more: the file may be another than the one that was approved.
+    fn check_proposed(&mut self, text: &str, allow_from: &BTreeSet<String>, bottle: &Bottle) {
+        let in_force = match self.applied() {
+            Some(applied) => applied.grants.image.in_force(),
+            None => self.own_dockerfile(bottle),
+        };
+        for finding in proposed_image::check(text, allow_from, &in_force).err().unwrap_or_default()
+        {
+            self.error(
+                ErrorCode::BadProposal,
+                format!("the approved Dockerfile of the session, {finding}"),
+                "correct it with the agent's next proposal, or remove `Dockerfile` and \
+                 `build-hosts.json` from the session's state folder to keep the image it has",
+            );
+        }
+    }
+
+    /// What the bottle itself builds on, where no plan of the session says what is in force.
+    fn own_dockerfile(&self, bottle: &Bottle) -> String {
+        let base = match &bottle.image {
+            Image::Reference { reference, .. } => reference.clone(),
+            Image::Provider { .. } => self.base_image(),
+            Image::Dockerfile { dockerfile, .. } => {
+                return self.snapshot.named_files.get(dockerfile).cloned().unwrap_or_default();
+            }
+        };
+        format!("FROM {base}\n")
     }
 
     fn base_image(&self) -> String {
@@ -148,13 +179,39 @@ impl Ground<'_> {
         None
     }
 
-    /// While a container of the session exists, its image stays what it was.
+    /// While a container of the session exists, its image stays what it was; but an agent that is
+    /// started again is started in what was approved meanwhile.
     fn frozen_image(&mut self, identity: &Identity) -> Option<ImageGrant> {
-        let applied = self.applied()?;
+        let image = &self.applied()?.grants.image;
         if !self.is_frozen(identity, crate::spec::Refresh::Image) {
             return None;
         }
-        Some(applied.grants.image.clone())
+        if self.spec.overrides.image.is_none() && self.is_another_approved(image) {
+            let agent = self.own_container(identity, Role::Agent);
+            if agent.is_none_or(|(_, found)| found.state != ContainerState::Running) {
+                return None;
+            }
+            self.notice(
+                "image_waits",
+                format!(
+                    "an approved Dockerfile waits until the agent has stopped: `bottle stop \
+                     {identity}`, then `bottle resume {identity}`"
+                ),
+            );
+        }
+        Some(image.clone())
+    }
+
+    /// Whether another image was approved for the session than the one it has.
+    fn is_another_approved(&self, image: &ImageGrant) -> bool {
+        let Some(facts) = &self.snapshot.session else { return false };
+        let Some(approved) = &facts.dockerfile else { return false };
+        match image {
+            ImageGrant::Build { dockerfile, hosts, approved_change: true, .. } => {
+                dockerfile != approved || *hosts != facts.build_hosts
+            }
+            _ => true,
+        }
     }
 }
 

@@ -36,7 +36,9 @@ pub(crate) use destroy::what_is_saved;
 pub use destroy::{Keep, plan_destroy};
 pub(crate) use grant::is_container_folder;
 use grant::secrets;
-pub(crate) use place::{PREFIX, WORKSPACE, derived_tag, image_name, is_wanted, role_addresses};
+pub(crate) use place::{
+    PREFIX, WORKSPACE, build_address, derived_tag, image_name, is_wanted, role_addresses,
+};
 pub use place::{
     RUNSC, agent_container_name, owner_label, pool, sidecar_container_name, sidecar_image,
 };

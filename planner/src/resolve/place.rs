@@ -653,6 +653,11 @@ pub(crate) fn role_addresses(
     })
 }
 
+/// The address of a build on a session's network: behind those of the roles.
+pub(crate) fn build_address(net: Subnet) -> Option<Ipv4Addr> {
+    net.nth(2 + u32::try_from(Role::ALL.len()).ok()?)
+}
+
 /// What a granted image is called on a host: its id, its pinned name, or a tag by content.
 pub(crate) fn image_name(identity: &Identity, image: &ImageGrant) -> String {
     match image {

@@ -132,11 +132,15 @@ impl Names {
         flow.host = query.name().to_ascii();
         flow.method = kind.to_string();
         let named = HostName::parse(&flow.host);
-        let found = named.as_ref().ok().and_then(|host| flow.table.route(host));
+        let found = named.as_ref().ok().filter(|_| client != Client::Build);
+        let found = found.and_then(|host| flow.table.route(host));
         flow.route = found.map(|route| route.pattern.to_string());
         let hidden = flow.held.in_host(&flow.host);
         let known = hidden.is_none()
-            && named.is_ok_and(|host| flow.table.knows(client, &host) || host.as_str() == OWN_NAME);
+            && named.is_ok_and(|host| {
+                let own = host.as_str() == OWN_NAME && client != Client::Build;
+                own || flow.table.knows(client, &host)
+            });
         if !known {
             reply.metadata.response_code = ResponseCode::NXDomain;
         } else if kind == RecordType::A {

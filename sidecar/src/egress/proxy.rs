@@ -22,7 +22,7 @@ use super::authority::Authority;
 use super::body::{self, Answer, Outgoing, Received, Scrub};
 use super::counters::Counters;
 use super::flow::Flow;
-use super::rules::{self, Granted, NormalPath, Refusal, Target, TargetFault, Tunnel};
+use super::rules::{self, Compiled, Granted, NormalPath, Refusal, Target, TargetFault, Tunnel};
 use super::scan::Scan;
 use super::server::Connection;
 use super::settings::{Client, Table};
@@ -173,7 +173,7 @@ impl Connection {
 
     /// Whether the request is for egress itself, and if so, whether it may be answered.
     fn own_path(&self, request: &Request<Incoming>) -> Option<Result<(), Refusal>> {
-        if matches!(self.aim, Aim::Fixed { .. }) {
+        if matches!(self.aim, Aim::Fixed { .. }) || self.client == Client::Build {
             return None;
         }
         let named = request.uri().authority().map(UriAuthority::as_str);
@@ -278,13 +278,18 @@ impl Connection {
         };
         let fault = |refusal| (Arc::clone(&flow), refusal);
         let upgrades = websocket::is_asked_for(&request);
+        if self.client == Client::Build && (upgrades || !request.body().is_end_stream()) {
+            let reason = "a build may only read: no body, no other protocol";
+            return Err(fault(Refusal::new(Code::NoRule, granted.rule.as_ref(), reason)));
+        }
         let (mut head, incoming) = request.into_parts();
         let client_end = upgrades.then(|| head.extensions.remove::<hyper::upgrade::OnUpgrade>());
         head.extensions.clear();
         strip_hop_by_hop(&mut head.headers);
         head.headers.remove(header::HOST);
-        let route = &flow.table.routes()[granted.route];
-        if route.injects() {
+        // Of a build there is none: nothing is injected, and no secret is there to look for.
+        let route = flow.table.routes().get(granted.route);
+        if let Some(route) = route.filter(|route| route.injects()) {
             alone_with_our_credential(&head.headers, &head.method, &head.uri, self.aim.scheme())
                 .map_err(|reason| {
                     Refusal::new(Code::Credential, format!("{} auth", route.pattern), reason)
@@ -301,14 +306,15 @@ impl Connection {
 
         if self.shared.settings.expects_delivery
             && !flow.held.is_delivered()
-            && route.route.dlp.own_secrets != DlpAction::Off
+            && let Some(route) = route.filter(|r| r.route.dlp.own_secrets != DlpAction::Off)
         {
             let reason = "the secrets to look for are not delivered; `bottle apply` delivers them";
             let rule = format!("{} dlp", route.pattern);
             return Err(fault(Refusal::new(Code::Credential, rule, reason)));
         }
         let mut path = path;
-        let scan = Scan::of(&flow.held, &flow.table, &target.host, route.route.dlp);
+        let scan = route
+            .and_then(|route| Scan::of(&flow.held, &flow.table, &target.host, route.route.dlp));
         let mut noted = None;
         let body = match &scan {
             None => Outgoing::of(incoming, &flow),
@@ -338,7 +344,8 @@ impl Connection {
                      `bottle apply` delivers it",
                     auth.secret
                 );
-                let rule = format!("{} auth", route.pattern);
+                let at = route.map_or(granted.rule.as_ref(), |route| route.pattern.as_str());
+                let rule = format!("{at} auth");
                 return Err(fault(Refusal::new(Code::Credential, rule, reason)));
             };
             let name = HeaderName::try_from(auth.header.as_str());
@@ -380,7 +387,10 @@ impl Connection {
         }
         let sending = Sending { head, path, body };
         match self.shared.upstreams.send(&server, sending).await {
-            Ok((response, lease)) => Ok(self.received(response, lease, &flow, route.injects())),
+            Ok((response, lease)) => {
+                let injects = route.is_some_and(Compiled::injects);
+                Ok(self.received(response, lease, &flow, injects))
+            }
             Err(error) => match flow.stopped() {
                 Some(refusal) => Ok(refused_before(&flow, &refusal)),
                 None => self.unreached(&flow, &error).map_err(fault),
@@ -397,7 +407,7 @@ impl Connection {
         let target = self.request_target(request)?;
         aim(flow, &target);
         let reason = match self.client {
-            Client::Agent => None,
+            Client::Agent | Client::Build => None,
             Client::Gate => Some("the git gate may only open tunnels"),
             Client::Supervise => Some(rules::ONLY_ROUTES),
         };
@@ -408,14 +418,19 @@ impl Connection {
             hidden_in_host(flow, target.host.as_str())?;
         }
         let path = NormalPath::parse(request.uri().path());
-        flow.route = flow.table.route(&target.host).map(|route| route.pattern.to_string());
-        let granted = flow.table.decide_request(&rules::Request {
+        let asked = rules::Request {
             target: &target,
             method: request.method().as_str(),
             path: path.as_ref().map_err(|fault| *fault),
             query: request.uri().query(),
             overrides_method: !alike(request.headers(), &OVERRIDES).is_empty(),
-        })?;
+        };
+        let granted = if self.client == Client::Build {
+            flow.table.decide_build_request(&asked)?
+        } else {
+            flow.route = flow.table.route(&target.host).map(|route| route.pattern.to_string());
+            flow.table.decide_request(&asked)?
+        };
         let malformed = |reason: String| Refusal::new(Code::Malformed, "path", reason);
         let path = path.map_err(|fault| malformed(fault.to_string()))?;
         let path = match request.uri().query() {

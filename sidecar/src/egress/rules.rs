@@ -305,6 +305,7 @@ impl Table {
             Client::Agent => self.route(host).is_some(),
             Client::Gate => self.file.gate.iter().any(|(name, _)| name.matches(host.as_str())),
             Client::Supervise => false,
+            Client::Build => self.file.build.iter().any(|at| at.host.matches(host.as_str())),
         }
     }
 
@@ -316,6 +317,7 @@ impl Table {
             Client::Supervise => {
                 return Err(Refusal::new(Code::Client, client.as_str(), ONLY_ROUTES));
             }
+            Client::Build => return self.decide_build(target).map(Tunnel::Pass),
         }
         let found = self.on_port(target)?;
         Ok(match found.route.tls {
@@ -375,6 +377,35 @@ impl Table {
         let reach = Reach { pin, allow_private: false };
         let rule = format!("gate {target}").into();
         Ok(Granted { reach, route: usize::MAX, rule, auth: None })
+    }
+
+    /// A host and port that were approved with a build. What pins the host for the agent pins it here.
+    fn decide_build(&self, target: &Target) -> Result<Granted, Refusal> {
+        let host = target.host.as_str();
+        let mut approved = self.file.build.iter();
+        if !approved.any(|at| at.port == target.port && at.host.matches(host)) {
+            let reason = "the build may reach the hosts alone that were approved with its image";
+            return Err(Refusal::new(Code::NoRoute, "build", reason));
+        }
+        let reach = self.on_port(target).map_or_else(|_| Reach::default(), Compiled::reach);
+        let rule = format!("build {target}").into();
+        Ok(Granted { reach, route: usize::MAX, rule, auth: None })
+    }
+
+    /// Decides about one HTTP request of a build: reading what is not encrypted, and nothing else.
+    pub(super) fn decide_build_request(&self, request: &Request<'_>) -> Result<Granted, Refusal> {
+        let granted = self.decide_build(request.target)?;
+        let refuse = |code, reason: String| Err(Refusal::new(code, granted.rule.as_ref(), reason));
+        if request.target.port != 80 {
+            return refuse(Code::NoRule, "only port 80 is spoken to without a tunnel".into());
+        }
+        if !["GET", "HEAD"].contains(&request.method) {
+            return refuse(Code::NoRule, "a build may only read: GET and HEAD".into());
+        }
+        match request.path {
+            Ok(_) => Ok(granted),
+            Err(fault) => refuse(Code::Malformed, fault.to_string()),
+        }
     }
 
     /// The route of a target, if it grants the target's port.
@@ -442,11 +473,15 @@ impl Compiled {
         self.route.auth.is_some() || ruled
     }
 
+    fn reach(&self) -> Reach {
+        Reach { pin: self.route.address, allow_private: self.route.allow_private }
+    }
+
     fn grant(&self, n: usize) -> Granted {
         let rule = self.allow.get(n);
         let ruled = rule.and_then(|rule| rule.rule.auth.as_ref());
         Granted {
-            reach: Reach { pin: self.route.address, allow_private: self.route.allow_private },
+            reach: self.reach(),
             route: self.place,
             rule: rule.map_or_else(|| Arc::from(self.pattern.as_str()), |rule| rule.name.clone()),
             auth: ruled.or(self.route.auth.as_ref()).cloned(),

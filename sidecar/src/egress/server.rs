@@ -114,7 +114,7 @@ pub(super) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 fn turn_away(shared: &Arc<Shared>, from: IpAddr) {
     let mut flow = Flow::new(shared, "stranger", Via::Proxy);
     flow.host = from.to_string();
-    let reason = "only the agent and the git gate are served";
+    let reason = "only the agent, the git gate and a build are served";
     flow.refuse(&Refusal::new(Code::Client, "client", reason));
 }
 
@@ -220,7 +220,9 @@ impl Connection {
         if let Err(refusal) = proxy::hidden_in_host(&flow, &flow.host) {
             return flow.refuse(&refusal);
         }
-        flow.route = flow.table.route(&target.host).map(|route| route.pattern.to_string());
+        if self.client != Client::Build {
+            flow.route = flow.table.route(&target.host).map(|route| route.pattern.to_string());
+        }
         match flow.table.decide_tunnel(self.client, &target) {
             Err(refusal) => flow.refuse(&refusal),
             Ok(Tunnel::Inspect) => self.accept(stream, target).await,
@@ -355,7 +357,9 @@ impl Connection {
         let mut flow = self.flow();
         (flow.host, flow.port) = (target.host.as_str().into(), Some(target.port));
         flow.method = "CONNECT".into();
-        flow.route = flow.table.route(&target.host).map(|route| route.pattern.to_string());
+        if self.client != Client::Build {
+            flow.route = flow.table.route(&target.host).map(|route| route.pattern.to_string());
+        }
         flow.refuse(refusal);
     }
 }

@@ -79,6 +79,10 @@ pub(super) enum Client {
     Gate,
     /// It shows the agent the routes in force, and may do nothing else.
     Supervise,
+    /// The steps of a build of the agent's image. The address is enough to know them by: it is
+    /// fixed, and an agent without `NET_ADMIN` and `NET_RAW` cannot take it; nor does one run while
+    /// they do.
+    Build,
 }
 
 impl Client {
@@ -90,6 +94,8 @@ impl Client {
             Some(Self::Gate)
         } else if settings.supervise.is_some_and(|own| address == IpAddr::V4(own)) {
             Some(Self::Supervise)
+        } else if settings.build.is_some_and(|build| address == IpAddr::V4(build)) {
+            Some(Self::Build)
         } else {
             None
         }
@@ -101,6 +107,7 @@ impl Client {
             Self::Agent => "agent",
             Self::Gate => "gate",
             Self::Supervise => "supervise",
+            Self::Build => "build",
         }
     }
 }
@@ -217,9 +224,17 @@ pub(super) mod tests {
 
     /// A table with these routes, and `git.example:22` for the gate.
     pub(crate) fn table(routes: Value) -> Table {
-        let file = json!({
+        table_with_build(routes, &[])
+    }
+
+    /// The same with hosts that a build may reach.
+    pub(crate) fn table_with_build(routes: Value, build: &[&str]) -> Table {
+        let mut file = json!({
             "protocol": 1, "routes": routes, "gate": [["git.example", 22]], "gate_addresses": {}, "use_at": {},
         });
+        if !build.is_empty() {
+            file["build"] = json!(build);
+        }
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("routes.json"), file.to_string()).unwrap();
         Table::load(folder.path()).unwrap()

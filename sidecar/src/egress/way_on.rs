@@ -8,6 +8,7 @@ use bottle_planner::sidecar::SUPERVISE_URL;
 use serde_json::Value;
 
 use super::proxy::OWN_NAME;
+use super::settings::Client;
 
 /// Where a person sees what was refused.
 const SEEN: &str = "`bottle blocked` shows them this refusal";
@@ -17,6 +18,9 @@ const ROUTES: &str = "The routes in force are at http://egress.local/routes.";
 /// Says it, as one line, of a refusal as it may be repeated.
 pub(super) fn way_on(refused: Decision, supervised: bool) -> String {
     let known = match refused.code {
+        _ if refused.client == Client::Build.as_str() => {
+            "name the host and its port in `hosts` of `request-image`; a build may read there."
+        }
         Code::Leak => {
             "take the secret out of the request; the person who runs this session sees the refusal."
         }

@@ -128,6 +128,7 @@ fn mcp(settings: &SuperviseSettings, input: &Path, store: Arc<Store>) -> Mcp {
         egress: SocketAddr::from(settings.egress),
         patience: Duration::from_secs(settings.timeout_seconds),
         dockerfile: input.join("Dockerfile"),
+        allow_from: settings.allow_from.clone(),
     };
     let mut clients = LocalSessionManager::default();
     let mut config = SessionConfig::default();

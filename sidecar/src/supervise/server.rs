@@ -1,11 +1,13 @@
 //! The MCP server: one tool a call, which waits until a person answers.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bottle_planner::proposal::{Answer, Unaskable};
+use bottle_planner::proposal::{Answer, Ask, Unaskable};
+use bottle_planner::proposed_image::check;
 use bottle_planner::words::Timestamp;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
@@ -37,6 +39,8 @@ pub(super) struct Supervise {
     pub(super) patience: Duration,
     /// The Dockerfile in force.
     pub(super) dockerfile: PathBuf,
+    /// Bases that a proposed one may name, beside those of the one in force.
+    pub(super) allow_from: BTreeSet<String>,
 }
 
 impl ServerHandler for Supervise {
@@ -73,7 +77,10 @@ impl ServerHandler for Supervise {
             return Err(ErrorData::invalid_params(message, None));
         }
         let asked = tools::asked(&name, request.arguments.unwrap_or_default());
-        let kept = asked.and_then(|(ask, why)| self.store.keep(ask, &why, now()?));
+        let kept = asked.and_then(|(ask, why)| {
+            self.check_image(&ask)?;
+            self.store.keep(ask, &why, now()?)
+        });
         Ok(match kept {
             Err(error) => CallToolResult::error(vec![ContentBlock::text(error.0)]).into(),
             Ok(Kept::Answered(id, answer)) => told(&id, &answer).into(),
@@ -83,6 +90,14 @@ impl ServerHandler for Supervise {
 }
 
 impl Supervise {
+    /// What a person would be refused too is answered at once.
+    fn check_image(&self, ask: &Ask) -> Result<(), Unaskable> {
+        let Ask::Image { dockerfile, .. } = ask else { return Ok(()) };
+        let in_force = std::fs::read_to_string(&self.dockerfile).unwrap_or_default();
+        check(dockerfile, &self.allow_from, &in_force)
+            .map_err(|findings| Unaskable(format!("`dockerfile`: {}", findings.join("; "))))
+    }
+
     async fn list(&self) -> CallToolResult {
         match routes::in_force(self.egress).await {
             Ok(mut shown) => {
@@ -108,6 +123,7 @@ impl Supervise {
             tokio::select! {
                 _ = look.tick() => {
                     if let Some(answer) = self.store.answer(id) {
+                        self.store.note_told(id);
                         return told(id, &answer);
                     }
                     if begun.elapsed() >= self.patience {

@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bottle_planner::document::{self, Strictness};
 use bottle_planner::proposal::{
-    ANSWERS, Answer, Ask, LARGEST_FILE, MOST_EVER, MOST_PENDING, PROPOSALS, Proposal, Unaskable,
-    Verdict, justification,
+    ANSWERS, Answer, Ask, LARGEST_FILE, MOST_EVER, MOST_PENDING, PROPOSALS, Proposal, TOLD,
+    Unaskable, Verdict, justification,
 };
 use bottle_planner::sidecar::PROTOCOL;
 use bottle_planner::words::Timestamp;
@@ -23,6 +23,7 @@ use crate::log;
 pub(super) struct Store {
     proposals: PathBuf,
     answers: PathBuf,
+    told: PathBuf,
     known: Mutex<BTreeMap<String, Proposal>>,
 }
 
@@ -56,7 +57,8 @@ impl Store {
                 }
             }
         }
-        Ok(Self { proposals, answers: input.join(ANSWERS), known: Mutex::new(known) })
+        let (answers, told) = (input.join(ANSWERS), output.join(TOLD));
+        Ok(Self { proposals, answers, told, known: Mutex::new(known) })
     }
 
     /// Keeps a proposal, once: what is asked again while it waits is the same proposal.
@@ -116,6 +118,11 @@ impl Store {
         let text = fs::read_to_string(self.answers.join(format!("{id}.json"))).ok()?;
         let answer = document::parse::<Answer>(&text, Strictness::Lenient).ok()?.value;
         (answer.proposal.short() == id).then_some(answer)
+    }
+
+    /// Notes that a call got its answer. Best effort: whoever waits for it does not wait long.
+    pub(super) fn note_told(&self, id: &str) {
+        let _ = fs::create_dir_all(&self.told).and_then(|()| File::create(self.told.join(id)));
     }
 
     /// Written aside, synced, renamed: a reader sees all of it or nothing.

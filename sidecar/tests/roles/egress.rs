@@ -9,7 +9,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{DNS_PORT, Session, Who, read_request, rule, wait_until};
+use crate::harness::{DNS_PORT, Session, Who, client_hello, read_request, rule, wait_until};
 
 const PORT: u16 = 8443;
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive, x-hop\r\n\
@@ -36,23 +36,6 @@ fn open(session: &Session, who: Who, target: &str) -> (String, TcpStream) {
 
 fn status(answer: &str) -> &str {
     answer.get(9..12).unwrap_or("none")
-}
-
-/// What a TLS client sends first to a server of this name.
-fn client_hello(name: &str) -> Vec<u8> {
-    let config = rustls::ClientConfig::builder_with_provider(
-        rustls::crypto::ring::default_provider().into(),
-    );
-    let config = config
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let name = name.to_owned().try_into().unwrap();
-    let mut client = rustls::ClientConnection::new(config.into(), name).unwrap();
-    let mut hello = Vec::new();
-    client.write_tls(&mut hello).unwrap();
-    hello
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub enum Who {
     Gate,
     Server,
     Resolver,
+    Build,
 }
 
 impl Session {
@@ -255,6 +256,23 @@ pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
+}
+
+/// What a TLS client sends first to a server of this name.
+pub fn client_hello(name: &str) -> Vec<u8> {
+    let config = rustls::ClientConfig::builder_with_provider(
+        rustls::crypto::ring::default_provider().into(),
+    );
+    let config = config
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = name.to_owned().try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(config.into(), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
 }
 
 /// Reads a head, and a body if it has a length.

@@ -54,7 +54,7 @@ fn settings(session: &Session, timeout: u64) {
     let settings = json!({
         "protocol": 1, "listen": session.address(Who::Server), "agent": session.address(Who::Agent),
         "egress": [session.address(Who::Egress), 9099], "identity": "dev-abcde",
-        "timeout_seconds": timeout,
+        "allow_from": ["base:2"], "timeout_seconds": timeout,
     });
     std::fs::create_dir_all(session.path("in/answers")).unwrap();
     session.write("in/supervise.json", &settings.to_string());
@@ -283,6 +283,12 @@ fn what_cannot_be_asked_for_reaches_nobody() {
         ("request-egress", json!({"host": "*", "justification": "all"}), "`host`"),
         ("request-egress", json!({"host": "10.0.0.1", "justification": "x"}), "`host`"),
         ("request-image", json!({"dockerfile": "", "justification": "x"}), "`dockerfile`"),
+        ("request-image", json!({"dockerfile": "FROM other", "justification": "x"}), "other"),
+        (
+            "request-image",
+            json!({"dockerfile": "FROM base:2\nVOLUME /x", "justification": "x"}),
+            "VOLUME",
+        ),
         (
             "request-push-exception",
             json!({"remote": "web", "finding": "all", "justification": "x"}),

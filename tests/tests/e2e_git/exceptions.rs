@@ -6,6 +6,10 @@ use bottle_planner::resolve::{Amendment, Inputs, plan_amended};
 use bottle_planner::words::Name;
 use serde_json::Value;
 
+use bottle_tests::host::until;
+use bottle_tests::supervised::{Call, hello};
+use serde_json::json;
+
 use crate::World;
 
 #[test]
@@ -56,5 +60,48 @@ fn what_a_plan_lets_through_is_pushed_once_by_the_gate_that_runs() {
     assert_eq!(plan.summary.create + plan.summary.update + plan.summary.replace, 0);
     world.inside(&line.replace("> s && git add s", "> t && git add t")).code(0);
     world.inside(push).code(1).says("t, line 1: github-pat");
+    world.down();
+}
+
+#[test]
+fn an_agent_asks_a_person_approves_and_it_is_pushed_once() {
+    let world = World::supervised("gitask");
+    // In two parts, so that no token stands whole in this file.
+    let token = ["ghp_", "Zx8Qm2Lr7Tn4Vb9Kc3Hj6Gf1Dp5Ws0YaEuRi"].concat();
+    let line = format!("cd /tmp/web && echo 'key = {token}' > s && git add s && git commit -qm s");
+    world.inside(&line).code(0);
+    let push = "cd /tmp/web && git push origin HEAD";
+    let refused = world.inside(push).code(1).says("request-push-exception").err;
+    let found = refused.lines().find(|line| line.contains("s, line 1: github-pat"));
+    let finding = found.and_then(|line| line.rsplit('[').next()).expect("a finding");
+    let finding = finding.trim().trim_end_matches(']');
+    assert_eq!(finding.len(), 32, "{refused}");
+
+    let container = format!("bottle-{}", world.session);
+    let client = hello(&container, "supervise").expect("supervise answers");
+    let ask = |why: &str| {
+        let arguments = json!({"remote": "web", "finding": finding, "justification": why});
+        Call::begin(&container, &client, "request-push-exception", arguments)
+    };
+    let call = ask("a key of a test, made up");
+    let listed = || {
+        let listed = world.host.run(&["supervise", "list", "--json"]).code(0).out;
+        let listed: Value = serde_json::from_str(&listed).expect("JSON");
+        listed["proposals"].as_array().expect("a list").clone()
+    };
+    until("it is asked", || !listed().is_empty());
+    let id = listed()[0]["id"].as_str().expect("an id").to_owned();
+    // Shown is what the gate found, and not what the agent says of it.
+    let shown = world.host.run(&["supervise", "show", &id]).code(0);
+    let shown = shown.prints("push to web, once, what github-pat finds in s").out;
+    let digest = shown.rsplit(' ').next().expect("a digest").trim();
+    world.host.run(&["supervise", "approve", &id, "--expect", digest]).code(0);
+    assert_eq!(call.answer()["answer"], "approved");
+
+    world.inside(push).code(0).says("let through once by a person");
+    assert!(world.upstream.refs().contains("refs/heads/agent/work"));
+    world.inside(&line.replace("> s && git add s", "> t && git add t")).code(0);
+    world.inside(push).code(1).says("t, line 1: github-pat");
+    world.host.run(&["audit", "show"]).code(0).prints("to push finding").prints("in force");
     world.down();
 }

@@ -30,9 +30,23 @@ impl World {
         Self::up(host, upstream, prefix)
     }
 
+    /// The same, whose agent may ask a person.
+    fn supervised(prefix: &str) -> Self {
+        let host = Host::new();
+        let upstream = Upstream::ssh(&host, "");
+        let manifest = manifest(&upstream.entry);
+        let manifest = manifest.replace("    git:\n", "    supervise: true\n    git:\n");
+        Self::of(host, upstream, prefix, &manifest)
+    }
+
     fn up(host: Host, upstream: Upstream, prefix: &str) -> Self {
+        let manifest = manifest(&upstream.entry);
+        Self::of(host, upstream, prefix, &manifest)
+    }
+
+    fn of(host: Host, upstream: Upstream, prefix: &str, manifest: &str) -> Self {
         let session = unique(prefix);
-        host.write("work/bottle.yaml", &manifest(&upstream.entry));
+        host.write("work/bottle.yaml", manifest);
         host.up(&session);
         let world = Self { host, upstream, session };
         let url = world.upstream.url();

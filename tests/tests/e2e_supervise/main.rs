@@ -6,5 +6,6 @@
 
 mod adversary;
 mod egress;
+mod image;
 mod inside;
 mod killed;

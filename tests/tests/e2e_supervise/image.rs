@@ -1,0 +1,59 @@
+//! Another image: from the request to the agent that goes on in it.
+
+use serde_json::json;
+
+use bottle_tests::host::{docker, until};
+use bottle_tests::supervised::{Supervised, bash};
+
+#[test]
+fn what_a_person_would_be_refused_is_refused_at_once() {
+    let world = Supervised::new();
+    for (dockerfile, part) in [
+        ("FROM bottle-sidecar:latest\nRUN true\n", "FROM"),
+        ("# syntax=docker/dockerfile:1\nFROM debian:bookworm-slim\n", "syntax"),
+        ("FROM debian:bookworm-slim\nONBUILD RUN true\n", "ONBUILD"),
+        ("FROM debian:bookworm-slim\nLABEL dev.bottle.owner=me\n", "LABEL"),
+        ("FROM debian:bookworm-slim\nRUN --mount=type=secret,id=x cat /run/secrets/x\n", "--mount"),
+        ("FROM debian:bookworm-slim\nADD https://a.test/x /x\n", "ADD"),
+    ] {
+        let arguments = json!({"dockerfile": dockerfile, "justification": "please"});
+        let result = world.calls("request-image", arguments).result();
+        assert_eq!(result["isError"], true, "{dockerfile}: {result}");
+        let why = result["content"][0]["text"].as_str().expect("text");
+        assert!(why.contains(part), "{why}");
+    }
+    assert!(world.list().is_empty());
+}
+
+#[test]
+fn an_approved_image_is_what_the_agent_comes_back_in() {
+    let world = Supervised::new();
+    let container = world.container();
+    bash(&container, "echo kept > ~/note");
+    let dockerfile = "FROM debian:bookworm-slim\nRUN echo tool > /usr/local/share/tool\n";
+    let arguments = json!({"dockerfile": dockerfile, "justification": "the tool is missing"});
+    let call = world.calls("request-image", arguments);
+    let (id, digest) = world.shown();
+    let shown = world.host.run(&["supervise", "show", &id]).code(0);
+    shown.prints("the tool is missing").prints("+RUN echo tool").prints("bottle resume");
+    let approve = ["supervise", "approve", &id, "--expect", &digest];
+    let said = world.host.run(&approve).code(0).says(&format!("bottle resume {}", world.session));
+    assert!(said.err.contains("approved"), "{}", said.err);
+    assert_eq!(call.answer()["answer"], "approved");
+
+    // It rests, with everything kept.
+    let state = docker(&["inspect", "--format", "{{.State.Running}}", &container]).code(0).out;
+    assert_eq!(state.trim(), "false");
+    assert!(world.host.has(&format!("root/state/{}/.preserve", world.session)));
+    world.host.run(&["resume", &world.session, "--detach", "--yes"]).code(0);
+    let mut tool = String::new();
+    until("the new image is there", || {
+        tool = bash(&container, "cat /usr/local/share/tool ~/note");
+        !tool.is_empty()
+    });
+    assert_eq!(tool, "tool\nkept\n");
+    assert_eq!(world.audit(), ["answered", "done"]);
+    // Asked for once more, it is in force: approving changes nothing.
+    let plan = ["plan", "dev", "--identity", &world.session, "--detailed-exitcode"];
+    world.host.run(&plan).code(0);
+}

@@ -194,7 +194,7 @@ impl Ground<'_> {
             self.notice(
                 "image_waits",
                 format!(
-                    "an approved Dockerfile waits until the agent has stopped: `bottle stop \
+                    "the image that is approved waits until the agent has stopped: `bottle stop \
                      {identity}`, then `bottle resume {identity}`"
                 ),
             );
@@ -202,15 +202,18 @@ impl Ground<'_> {
         Some(image.clone())
     }
 
-    /// Whether another image was approved for the session than the one it has.
+    /// Whether another image was approved for the session than the one it has; or none any more, as
+    /// after a build that failed.
     fn is_another_approved(&self, image: &ImageGrant) -> bool {
         let Some(facts) = &self.snapshot.session else { return false };
-        let Some(approved) = &facts.dockerfile else { return false };
-        match image {
-            ImageGrant::Build { dockerfile, hosts, approved_change: true, .. } => {
-                dockerfile != approved || *hosts != facts.build_hosts
-            }
-            _ => true,
+        match (image, &facts.dockerfile) {
+            (
+                ImageGrant::Build { dockerfile, hosts, approved_change: true, .. },
+                Some(approved),
+            ) => dockerfile != approved || *hosts != facts.build_hosts,
+            (ImageGrant::Build { approved_change, .. }, None) => *approved_change,
+            (ImageGrant::Reference { .. }, None) => false,
+            (_, Some(_)) => true,
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::live::Live;
 use crate::load;
 use crate::output::Printer;
 use crate::own_binary;
+use crate::terminal;
 use crate::world;
 
 /// What is carried out, and what a person said about it.
@@ -169,6 +170,7 @@ pub fn carry_out(job: &Job<'_>, context: &mut Context) -> Result<Exit, Failure> 
         // question for a secret must not swallow it.
         let interrupts = async {
             begun.notified().await;
+            terminal::leave_signals();
             interrupted(&cancel, &printer).await
         };
         tokio::select! {
@@ -277,6 +279,7 @@ fn report_rolled_back(back: &RolledBack, printer: &mut Printer) -> Result<Exit, 
 /// An apply's error as it is told.
 pub fn told(error: ApplyError, plan: &Plan) -> Failure {
     let code = error.exit_code();
+    let stale = error.is_stale();
     let exit = Exit::ALL.into_iter().find(|exit| exit.code() == code).unwrap_or(Exit::Bug);
     let replan = format!("plan again: `bottle plan --identity {}`", plan.identity);
     let problem = |message: String, hint: String| Problem {
@@ -284,27 +287,28 @@ pub fn told(error: ApplyError, plan: &Plan) -> Failure {
         causes: Vec::new(),
         hint: Some(hint).filter(|hint| !hint.is_empty()),
     };
-    match error {
+    let failure = match error {
         ApplyError::Stale { findings } => {
             let problems = findings.iter().map(|f| problem(f.to_string(), String::new())).collect();
-            Failure { exit, problems }.hint(replan)
+            Failure { exit, problems, again: true }.hint(replan)
         }
         ApplyError::RequirementsFailed { unmet } => {
             let problems = unmet.iter().map(|u| problem(u.to_string(), u.hint.clone())).collect();
-            Failure { exit, problems }
+            Failure { exit, problems, again: true }
         }
         ApplyError::SecretsMissing(missing) => {
             let each = missing.0.into_iter();
             let problems = each
                 .map(|m| problem(format!("secret {} is missing: {}", m.name, m.why), m.hint))
                 .collect();
-            Failure { exit, problems }
+            Failure { exit, problems, again: false }
         }
         ApplyError::Engine(error) => world::engine_failure(&error),
         ApplyError::Partial(report) => stopped(exit, "partly applied", &report),
         ApplyError::Interrupted(report) => stopped(exit, "interrupted", &report),
         error => Failure::from_error(exit, &error),
-    }
+    };
+    Failure { again: failure.again || stale, ..failure }
 }
 
 /// What was done, what failed and why, and what was not begun.
@@ -313,7 +317,7 @@ fn stopped(exit: Exit, what: &str, report: &Report) -> Failure {
         let ids: Vec<&str> = ids.iter().map(|id| id.0.as_str()).collect();
         if ids.is_empty() { "nothing".to_owned() } else { ids.join(", ") }
     };
-    let mut failure = Failure { exit, problems: Vec::new() };
+    let mut failure = Failure::silent(exit);
     for failed in &report.failed {
         failure.problems.extend(Failure::from_error(exit, failed).problems);
     }
@@ -365,8 +369,8 @@ impl Prompter for Asker<'_, '_> {
             return None;
         }
         let message = if message.is_empty() { name.as_str() } else { message };
-        printer.ask(&format!("{} ({name}): ", visible(message)));
-        let mut typed = rpassword::read_password().ok()?;
+        let question = format!("{} ({name}): ", visible(message));
+        let mut typed = terminal::read_hidden(|| printer.ask(&question)).ok()?;
         Some(Secret::new(std::mem::take(&mut typed).into_bytes()))
             .filter(|s| !s.expose().is_empty())
     }

@@ -14,6 +14,8 @@ pub struct Failure {
     pub exit: Exit,
     /// What to tell, in order; empty for a silent end (the reader of standard output is gone).
     pub problems: Vec<Problem>,
+    /// Whether planning again may help: the world is another than the plan expected.
+    pub again: bool,
 }
 
 /// One problem.
@@ -31,7 +33,7 @@ impl Failure {
     /// One problem and its exit code.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         let problem = Problem { message: message.into(), causes: Vec::new(), hint: None };
-        Self { exit, problems: vec![problem] }
+        Self { exit, problems: vec![problem], again: false }
     }
 
     /// It could not be done.
@@ -47,7 +49,7 @@ impl Failure {
     /// Nothing to tell.
     #[must_use]
     pub fn silent(exit: Exit) -> Self {
-        Self { exit, problems: Vec::new() }
+        Self { exit, problems: Vec::new(), again: false }
     }
 
     /// An error of another crate, its sources as causes.
@@ -65,7 +67,8 @@ impl Failure {
             causes: Vec::new(),
             hint: Some(e.hint).filter(|hint| !hint.is_empty()),
         };
-        Self { exit: Exit::Error, problems: errors.into_iter().map(problem).collect() }
+        let problems = errors.into_iter().map(problem).collect();
+        Self { exit: Exit::Error, problems, again: false }
     }
 
     /// Says what to do about the last problem.

@@ -46,11 +46,11 @@ pub async fn join(
     ended: impl Future<Output = ()>,
 ) -> Result<Left, Failure> {
     let Streams { mut output, mut input } = streams;
-    let raw = if terminal { Raw::enter().map_err(not_raw)? } else { None };
     let handler = |kind| signal(kind).map_err(|e| Failure::error("no signal handler").because(&e));
     let mut resized = handler(SignalKind::window_change())?;
     let mut hung_up = handler(SignalKind::hangup())?;
     let mut terminated = handler(SignalKind::terminate())?;
+    let raw = if terminal { Raw::enter().map_err(not_raw)? } else { None };
     let mut stdin =
         Typed::begin().map_err(|e| Failure::error("standard input cannot be read").because(&e))?;
     let (mut reading, mut open) = (true, true);

@@ -1,11 +1,16 @@
-//! This process's terminal while somebody else's program has it: raw, its size told on, and put
-//! back however this process ends.
+//! This process's terminal while somebody else's program has it, or a secret is typed: its size told
+//! on, and its settings put back however this process ends. But for SIGKILL, which no process hears
+//! of: a shell puts them back then, and else `stty sane` does.
 
 use std::io::{self, IsTerminal as _};
-use std::sync::Mutex;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, mpsc};
+use std::thread;
 
 use bottle_executor::engine::console::Size;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The settings to go back to, where a panic finds them too.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
@@ -24,9 +29,8 @@ impl Raw {
         let before = tcgetattr(&stdin)?;
         let mut raw = before.clone();
         raw.make_raw();
-        if let Ok(mut kept) = BEFORE.lock() {
-            *kept = Some(before);
-        }
+        keep(before);
+        listen();
         tcsetattr(&stdin, OptionalActions::Drain, &raw)?;
         Ok(Some(Self(())))
     }
@@ -36,6 +40,94 @@ impl Drop for Raw {
     fn drop(&mut self) {
         restore();
     }
+}
+
+fn keep(settings: Termios) {
+    if let Ok(mut kept) = BEFORE.lock() {
+        *kept = Some(settings);
+    }
+}
+
+/// Whether SIGINT and SIGQUIT end this process at once, as they would if nobody listened. Of a raw
+/// terminal they come from somebody else: typed, they go to the program.
+static INTERRUPTS_END: AtomicBool = AtomicBool::new(false);
+/// The same for SIGHUP and SIGTERM.
+static ALL_END: AtomicBool = AtomicBool::new(false);
+
+/// Reads what is typed without showing it. Whatever ends this process meanwhile, be it Ctrl-C, puts
+/// the terminal back first: rpassword 7.5 raises SIGINT while its settings are in force. `ask` asks.
+pub fn read_hidden(ask: impl FnOnce()) -> io::Result<String> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        keep(tcgetattr(&stdin)?);
+        listen();
+        ALL_END.store(true, Ordering::SeqCst);
+    }
+    ask();
+    let typed = rpassword::read_password();
+    restore();
+    if typed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+        // Ctrl-C, of which the listener may not have heard yet.
+        end(130);
+    }
+    typed
+}
+
+fn end(code: i32) -> ! {
+    restore();
+    #[expect(clippy::exit, reason = "whoever asks or waits for a program does not come back")]
+    process::exit(code)
+}
+
+/// From now on somebody else listens to signals.
+pub fn leave_signals() {
+    INTERRUPTS_END.store(false, Ordering::SeqCst);
+    ALL_END.store(false, Ordering::SeqCst);
+}
+
+/// Has signals end this process with the terminal put back, on a thread of its own: one that asks
+/// blocks until somebody types.
+fn listen() {
+    static LISTENER: Once = Once::new();
+    INTERRUPTS_END.store(true, Ordering::SeqCst);
+    LISTENER.call_once(|| {
+        let (ready, listens) = mpsc::channel();
+        thread::spawn(move || end_on_signals(&ready));
+        // Gone without a word, nobody listens, and a signal ends this process all the same.
+        let _ = listens.recv();
+    });
+}
+
+fn end_on_signals(ready: &mpsc::Sender<()>) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return;
+    };
+    runtime.block_on(async {
+        let kinds = [
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+            SignalKind::terminate(),
+        ];
+        let [Ok(mut hung_up), Ok(mut interrupted), Ok(mut quit), Ok(mut terminated)] =
+            kinds.map(signal)
+        else {
+            return;
+        };
+        // Whoever waits for it is there.
+        let _ = ready.send(());
+        loop {
+            let (ends, code) = tokio::select! {
+                _ = hung_up.recv() => (&ALL_END, 129),
+                _ = interrupted.recv() => (&INTERRUPTS_END, 130),
+                _ = quit.recv() => (&INTERRUPTS_END, 131),
+                _ = terminated.recv() => (&ALL_END, 143),
+            };
+            if ends.load(Ordering::SeqCst) {
+                end(code);
+            }
+        }
+    });
 }
 
 /// Puts the terminal back as it was, if it was changed. Does not wait: it is called from a panic too.
@@ -144,5 +236,33 @@ mod tests {
             DetachKeys::parse("").unwrap().filter(b"\x10\x11"),
             (b"\x10\x11".to_vec(), false)
         );
+    }
+
+    /// Run on a terminal of its own by the test below, with the program's own way to panic.
+    #[test]
+    fn panics_while_the_terminal_is_raw() {
+        if std::env::var_os("BOTTLE_TEST_PANICS").is_none() {
+            return;
+        }
+        crate::output::report_panics();
+        let _raw = Raw::enter().unwrap().expect("a terminal");
+        panic!("as a bug would");
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        let own = std::env::current_exe().unwrap();
+        let line = format!(
+            "stty -g; BOTTLE_TEST_PANICS=1 '{}' --exact --nocapture \
+             terminal::tests::panics_while_the_terminal_is_raw; echo code=$?; stty -g",
+            own.display()
+        );
+        let mut script = process::Command::new("script");
+        let output = script.args(["-qec", &line, "/dev/null"]).output().unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert!(shown.contains("code=70") && shown.contains("as a bug would"), "{shown}");
+        let settings: Vec<&str> =
+            shown.lines().map(str::trim).filter(|line| line.matches(':').count() > 20).collect();
+        assert!(settings.len() == 2 && settings[0] == settings[1], "{shown}");
     }
 }

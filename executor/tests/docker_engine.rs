@@ -414,6 +414,53 @@ async fn a_daemon_that_dies_in_the_middle_is_unreachable() {
     assert!(network.expect("asked").contains("\"CheckDuplicate\":true"), "{network:?}");
 }
 
+/// An engine that answers everything with the same words, and what it was asked.
+async fn network_made_by(heads: &str, answer: &str) -> (Result<String, EngineError>, Vec<String>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("engine.sock");
+    let listener = tokio::net::UnixListener::bind(&path).expect("bound");
+    let seen = std::cell::RefCell::new(Vec::new());
+    let serve = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("accepted");
+            let mut request = vec![0; 65536];
+            let n = stream.read(&mut request).await.expect("read");
+            let line = String::from_utf8_lossy(&request[..n]);
+            seen.borrow_mut().push(line.lines().next().unwrap_or_default().to_owned());
+            let head = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nConnection: close\r\n\
+                        Content-Type: application/json\r\n";
+            let length = answer.len();
+            let text = format!("{head}{heads}Content-Length: {length}\r\n\r\n{answer}");
+            stream.write_all(text.as_bytes()).await.expect("written");
+        }
+    };
+    let ask = async {
+        let host = format!("unix://{}", path.display());
+        let docker = Docker::connect(Some(&host)).await.expect("negotiated");
+        let spec = network_spec("h3-x", 9, 0);
+        docker.create_network(&spec, &spec.labels).await
+    };
+    let made =
+        tokio::select! { () = serve => unreachable!("it serves for ever"), made = ask => made };
+    (made, seen.into_inner())
+}
+
+#[tokio::test]
+async fn a_network_that_leaves_the_host_within_reach_is_not_kept() {
+    let (made, _) = network_made_by("", r#"{"Id":"n1","Warning":""}"#).await;
+    assert_eq!(made.expect("made"), "n1");
+    // As Podman 4.3.1 answers.
+    let warning = r#"{"Id":"n1","Warning":"\"com.docker.network.bridge.inhibit_ipv4: true\" is not a recognized option"}"#;
+    let (made, asked) = network_made_by("", warning).await;
+    let error = made.expect_err("refused").to_string();
+    assert!(error.contains("is not a recognized option"), "{error}");
+    assert!(asked.last().expect("asked").starts_with("DELETE /v1.41/networks/n1"), "{asked:?}");
+    let (made, asked) = network_made_by("Libpod-API-Version: 4.3.1\r\n", warning).await;
+    assert!(made.expect_err("refused").to_string().contains("Podman"));
+    assert!(!asked.iter().any(|line| line.starts_with("POST")), "{asked:?}");
+}
+
 /// One script of calls, run against both engines: they agree on what works and on how it fails.
 #[tokio::test]
 async fn the_engine_in_memory_agrees_with_docker() {

@@ -38,6 +38,8 @@ pub enum ErrorCode {
     EngineUnreachable,
     /// The engine is too old.
     EngineTooOld,
+    /// The engine cannot keep an agent from its host.
+    EngineUnfit,
     /// The spec names no known agent.
     UnknownAgent,
     /// The agent names no known bottle.

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
@@ -106,11 +107,30 @@ pub struct Engine {
     pub rootless: bool,
     /// Names of registered runtimes.
     pub runtimes: BTreeSet<String>,
-    /// Those registered so that they put nothing into cgroups: limits do not hold under them.
+    /// Those that put nothing into cgroups, as they are registered or as the engine runs: limits do not
+    /// hold under them.
     #[serde(default)]
     pub without_limits: BTreeSet<String>,
     /// The cgroup version, 1 or 2.
     pub cgroup_version: u32,
+}
+
+impl Engine {
+    /// Why no agent may be run on it; `None` where one may.
+    ///
+    /// Podman takes the bridge option without which the host's services are within reach for
+    /// unknown and makes the network all the same, with an address of the host and with a resolver on
+    /// it (measured on 4.3.1, as root).
+    #[must_use]
+    pub fn is_unfit(&self) -> Option<String> {
+        (self.name == "podman").then(|| {
+            format!(
+                "podman {} gives a session's internal network an address of the host and a resolver, \
+                 and can be told neither to leave out",
+                self.version
+            )
+        })
+    }
 }
 
 /// One container.

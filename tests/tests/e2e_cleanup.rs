@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use bottle_planner::plan::LABEL_OWNER;
-use bottle_tests::host::{Host, Ran, docker, inspect, unique, until};
+use bottle_tests::host::{Host, Ran, docker, inspect, ran, unique, until};
 use serde_json::Value;
 
 /// A host whose sessions have an image of their own, built and with a folder in it.
@@ -302,4 +302,43 @@ fn a_session_that_another_process_works_on_is_left_alone() {
         host.leavings().is_empty()
     });
     assert!(!host.has(&format!("root/state/{session}")));
+}
+
+#[test]
+fn a_twin_that_lost_its_container_goes_and_what_a_person_built_upon_one_stays() {
+    let (_near, _) = neighbour();
+    let host = host();
+    // An image with words of its own: containers are made from its twin.
+    let dockerfile = host.read("work/image/Dockerfile");
+    host.write("work/image/Dockerfile", &format!("{dockerfile}LABEL says=something\n"));
+    let session = unique("twin");
+    host.up(&session);
+    let agent = format!("bottle-{session}");
+    let twin = inspect(&agent)["Image"].as_str().expect("an id").to_owned();
+    let is_there = |id: &str| docker(&["image", "inspect", id]).ok();
+    assert_eq!(inspect(&twin)["RepoTags"], Value::Array(vec![]), "it has no name");
+
+    // A person's image on it has inherited the label, and has no name either.
+    let person = unique("person");
+    docker(&["create", "--name", &person, &twin, "true"]).code(0);
+    let theirs = docker(&["commit", &person]).code(0).out.trim().to_owned();
+    docker(&["rm", &person]).code(0);
+    assert_eq!(inspect(&theirs)["Config"]["Labels"], inspect(&twin)["Config"]["Labels"]);
+    // Removed by others, as after a crash nobody takes the twin along.
+    for role in ["", "egress-"] {
+        docker(&["rm", "-f", &format!("bottle-{role}{session}")]).code(0);
+    }
+    fs::remove_dir_all(host.at("root/state").join(&session)).expect("removed");
+    cleaned(&host).code(0);
+    assert!(is_there(&theirs) && is_there(&twin), "theirs, and what it stands on");
+    // Without its parents, which would go with it.
+    let save = format!("docker save {twin} -o {}", host.at("twin.tar").display());
+    ran(Command::new("sh").args(["-c", &save]), b"").code(0);
+    docker(&["rmi", &theirs]).code(0);
+    docker(&["load", "-i", host.at("twin.tar").to_str().expect("UTF-8")]).code(0);
+    assert!(is_there(&twin));
+    let shown = cleaned(&host).code(0);
+    assert!(shown.out.contains(&twin), "{}", shown.out);
+    assert!(!is_there(&twin));
+    assert_eq!(images(&host), BTreeSet::new());
 }

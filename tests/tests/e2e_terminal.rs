@@ -84,6 +84,22 @@ impl Tmux {
         until(text, || self.does(&["capture-pane", "-p", "-J", "-S", "-200"]).contains(text));
     }
 
+    /// Sends a signal to what the shell runs.
+    fn kill_child(&self, signal: &str) {
+        let shell = self.does(&["display-message", "-p", "#{pane_pid}"]);
+        let child = ran(Command::new("pgrep").args(["-P", shell.trim()]), b"").code(0).out;
+        ran(Command::new("kill").args([&format!("-{signal}"), child.trim()]), b"").code(0);
+    }
+
+    /// Leaves nothing of what was shown before.
+    fn clears(&self) {
+        let mark = unique("clear");
+        // In two parts, so that what was typed is not taken for the answer.
+        self.types(&format!("clear; echo {mark}'='"));
+        self.shows(&format!("{mark}="));
+        self.does(&["clear-history"]);
+    }
+
     /// The settings of the shell's terminal; a shell that answers has it back.
     fn settings(&self) -> String {
         let mark = unique("mark");
@@ -99,6 +115,12 @@ impl Tmux {
 
 impl Drop for Tmux {
     fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(screen) = self.command().args(["capture-pane", "-p", "-J"]).output()
+        {
+            let screen = String::from_utf8_lossy(&screen.stdout).into_owned();
+            let _ = writeln!(std::io::stderr(), "on the screen:\n{}", screen.trim_end());
+        }
         // Best effort: it may be gone.
         let _ = self.command().arg("kill-server").output();
     }
@@ -133,17 +155,28 @@ fn in_tmux_size_and_keys_are_the_agents_and_the_terminal_comes_back() {
     tmux.shows("code=0");
     assert_eq!(tmux.settings(), before);
 
+    // Asked to end by somebody else, it puts the terminal back itself: this shell is told to keep
+    // its hands off, and what it finds is what it is left with.
+    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130), ("QUIT", 131)] {
+        tmux.clears();
+        tmux.types(&format!("{}; stty -g | sed 's/^/left=/'", attach(&session)));
+        until("it is joined again", || {
+            tmux.types(signal);
+            tmux.does(&["capture-pane", "-p"]).contains(&format!("said-{signal}-"))
+        });
+        tmux.kill_child(signal);
+        tmux.shows(&format!("code={code}"));
+        tmux.shows(&format!("left={before}"));
+    }
+
     // Killed outright nobody can put anything back but the shell, which does.
-    tmux.does(&["clear-history"]);
-    tmux.types("clear");
+    tmux.clears();
     tmux.types(&attach(&session));
     until("it is joined again", || {
         tmux.types("four");
         tmux.does(&["capture-pane", "-p"]).contains("said-four-")
     });
-    let shell = tmux.does(&["display-message", "-p", "#{pane_pid}"]);
-    let child = ran(Command::new("pgrep").args(["-P", shell.trim()]), b"").code(0).out;
-    ran(Command::new("kill").args(["-KILL", child.trim()]), b"").code(0);
+    tmux.kill_child("KILL");
     tmux.shows("code=137");
     assert_eq!(tmux.settings(), before);
     tmux.types(&attach(&session));
@@ -378,4 +411,107 @@ fn what_is_asked_is_shown_first_and_answered_one_by_one() {
     tmux.shows("second=0");
     assert!(host.leavings().is_empty());
     docker(&["rmi", "-f", &image]);
+}
+
+const ASKS: &str = "bottles:
+  box:
+    env: {TOKEN: '?your token'}
+    provider: {command: [sleep, '86400']}
+    image: {reference: 'debian:bookworm-slim'}
+    isolation: container
+    workspace: {modes: [copy, none]}
+  plain:
+    provider: {command: [sleep, '86400']}
+    image: {reference: 'debian:bookworm-slim'}
+    isolation: container
+    workspace: {modes: [copy, none]}
+agents:
+  asks: {bottle: box, prompt: Be brief.}
+  dev: {bottle: plain, prompt: Be brief.}
+";
+
+#[test]
+fn a_question_for_a_secret_that_is_cut_short_leaves_the_terminal_as_it_was() {
+    let host = Host::with_manifest(ASKS);
+    let folder = tempfile::tempdir().expect("a folder");
+    let tmux = Tmux::open(&host, folder.path());
+    let before = tmux.settings();
+    for (signal, code) in [("^C", 130), ("TERM", 143), ("HUP", 129), ("INT", 130)] {
+        tmux.clears();
+        tmux.types(&format!(
+            "{} start asks --manifest bottle.yaml --yes --detach; echo code'='$?; \
+             stty -g | sed 's/^/left=/'",
+            bottle().display()
+        ));
+        tmux.shows("your token (TOKEN):");
+        match signal {
+            "^C" => tmux.presses(&["C-c"]),
+            signal => tmux.kill_child(signal),
+        }
+        tmux.shows(&format!("code={code}"));
+        tmux.shows(&format!("left={before}"));
+        assert!(host.leavings().is_empty(), "nothing was begun");
+    }
+}
+
+#[test]
+fn what_changed_since_the_question_is_asked_again_and_what_is_minted_is_not() {
+    let host = Host::with_manifest(ASKS);
+    let folder = tempfile::tempdir().expect("a folder");
+    let tmux = Tmux::open(&host, folder.path());
+    host.write("work/project/file", "as it was");
+    let start = |session: &str| {
+        tmux.clears();
+        tmux.types(&format!(
+            "{} start dev --manifest bottle.yaml --workspace copy --cwd project --detach \
+             --name {session}; echo code'='$?",
+            bottle().display()
+        ));
+        tmux.shows("Carry out this plan? [y/N]");
+    };
+    let asked = || {
+        let screen = tmux.does(&["capture-pane", "-p", "-J", "-S", "-200"]);
+        screen.matches("Carry out this plan? [y/N]").count()
+    };
+
+    // Another content is another plan.
+    let changed = unique("changed");
+    start(&changed);
+    host.write("work/project/file", "as somebody left it meanwhile");
+    tmux.types("y");
+    tmux.shows("planning again");
+    until("it is asked again", || asked() == 2);
+    assert!(host.leavings().is_empty(), "nothing before the answer");
+    tmux.types("y");
+    tmux.shows("code=0");
+    let words = ["exec", &changed, "--", "cat", "/workspace/file"];
+    assert_eq!(host.run(&words).code(0).out, "as somebody left it meanwhile");
+
+    // And may be refused. What an earlier session brought in is there and would not be read again.
+    let refused = unique("refused");
+    host.write("work/project/file", "what no session has brought in yet");
+    start(&refused);
+    host.write("work/project/file", "and once more");
+    tmux.types("y");
+    until("it is asked again", || asked() == 2);
+    tmux.types("n");
+    tmux.shows("code=11");
+    assert!(!host.has(&format!("root/state/{refused}")));
+
+    // A subnet that somebody took is none of a person's affair.
+    let minted = unique("minted");
+    start(&minted);
+    let words = ["plan", "dev", "--manifest", "bottle.yaml", "--workspace", "copy"];
+    let more = ["--cwd", "project", "--name", &minted, "-o", "would.json"];
+    host.run(&[&words[..], &more].concat()).code(0);
+    let subnet = host.plan("work/would.json").session.net.subnet.to_string();
+    let thief = unique("thief");
+    docker(&["network", "create", "--subnet", &subnet, &thief]).code(0);
+    tmux.types("y");
+    tmux.shows("planning again");
+    tmux.shows("code=0");
+    assert_eq!(asked(), 1, "it was approved already");
+    docker(&["network", "rm", &thief]).code(0);
+    let up = host.plan(&format!("root/state/{minted}/plan.json")).session.net.subnet.to_string();
+    assert_ne!(up, subnet);
 }

@@ -157,6 +157,8 @@ fn engine(context: &Context, config: &HostConfig) -> Result<Vec<Check>, Failure>
         let text = format!("{} {}, API {major}.{minor}", facts.name, facts.version);
         let mut checks = vec![if facts.api < OLDEST_API {
             Check::fail("engine", text, "install Docker 20.10 or newer")
+        } else if let Some(why) = facts.is_unfit() {
+            Check::fail("engine", why, "point DOCKER_HOST at Docker 20.10 or newer")
         } else {
             Check::ok("engine", text)
         }];

@@ -304,7 +304,7 @@ impl Seen {
             return Ok(());
         }
         let identity = &self.running.identity;
-        Err(Failure { exit: Exit::Stale, problems }.hint(format!(
+        Err(Failure { exit: Exit::Stale, problems, again: true }.hint(format!(
             "nothing was written: {} changed since the agent began. `bottle pull {identity} --patch \
              FILE` writes the patch down, and `git apply --3way FILE` merges it",
             self.host()

@@ -1,6 +1,7 @@
 //! `bottle start` and `bottle resume`: plan, preflight, apply, attach, and the end.
 
 use bottle_executor::state::PRESERVE;
+use bottle_planner::escape::visible;
 use bottle_planner::plan::Plan;
 use bottle_planner::policy::Manifest;
 use bottle_planner::resolve::{Inputs, plan};
@@ -182,17 +183,22 @@ pub fn launch(
         job.confirmed = confirmed.as_ref();
         match carry_out::carry_out(&job, context) {
             Ok(_) => break plan.identity.clone(),
-            Err(failure) if failure.exit == Exit::Stale && tries < TRIES => {
-                context.printer.say("something else took what was planned; planning again");
-                approved = Some(plan.clone());
-            }
             Err(failure) => {
                 let begun = sessions.plan_text(&plan.identity)?.is_some();
-                if is_new && begun && failure.exit != Exit::Interrupted {
+                let undone = if is_new && begun && failure.exit != Exit::Interrupted {
                     job.rollback = true;
-                    undo(&job, context);
+                    undo(&job, context)
+                } else {
+                    true
+                };
+                if !(failure.again && undone && tries < TRIES) {
+                    return Err(failure);
                 }
-                return Err(failure);
+                context.printer.say(&format!(
+                    "the world is not as planned ({}); planning again",
+                    visible(&failure.chain())
+                ));
+                approved = Some(plan.clone());
             }
         }
     };
@@ -235,11 +241,16 @@ fn planned(
     Ok((super::pretty(&inputs)?, text, checked))
 }
 
-/// Undoes what was made; what cannot be undone is told beside the failure that led here.
-fn undo(job: &Job<'_>, context: &mut Context) {
+/// Undoes what was made, and whether all of it was; what cannot be undone is told beside the failure
+/// that led here.
+fn undo(job: &Job<'_>, context: &mut Context) -> bool {
     context.printer.say("undoing what was made");
-    if let Err(failure) = carry_out::carry_out(job, context) {
-        context.printer.failure(&failure);
+    match carry_out::carry_out(job, context) {
+        Ok(exit) => exit == Exit::Ok,
+        Err(failure) => {
+            context.printer.failure(&failure);
+            false
+        }
     }
 }
 

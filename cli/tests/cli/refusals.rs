@@ -90,6 +90,14 @@ fn engine_and_words() -> Vec<Refusal> {
             )
         },
         Refusal {
+            snapshot: json!({"engine": {"name": "podman", "version": "4.3.1"}}),
+            ..refusal(
+                "engine_unfit",
+                "podman 4.3.1 gives a session's internal network an address of the host and a resolver, and can be told neither to leave out",
+                "point DOCKER_HOST at Docker 20.10 or newer",
+            )
+        },
+        Refusal {
             spec: json!({"agent": "nobody"}),
             ..refusal("unknown_agent", "there is no agent `nobody`", "known agents: dev")
         },

@@ -463,7 +463,13 @@ impl Engine for Docker {
             version: info.server_version.unwrap_or_default(),
             api: self.said.api,
             rootless: info.security_options.iter().flatten().any(|o| o.contains("rootless")),
-            without_limits: without_limits(info.runtimes.as_ref()),
+            // A rootless engine may hold none, except where systemd delegates cgroups to its user.
+            without_limits: match info.cgroup_driver {
+                Some(api::SystemInfoCgroupDriverEnum::NONE) => {
+                    info.runtimes.iter().flatten().map(|(name, _)| name.clone()).collect()
+                }
+                _ => without_limits(info.runtimes.as_ref()),
+            },
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
             cgroup_version: match info.cgroup_version {
                 Some(api::SystemInfoCgroupVersionEnum::_2) => 2,
@@ -538,9 +544,19 @@ impl Engine for Docker {
         spec: &NetworkSpec,
         labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError> {
+        let action = format!("create the network `{}`", spec.name);
+        if self.said.podman {
+            // No plan for it is made; this one was made for another engine.
+            let message = "Podman does not keep containers from its host".to_owned();
+            return Err(EngineError::Refused { action, message });
+        }
         let answer = self.quick.create_network(network_body(spec, labels)).await;
-        let created =
-            answer.map_err(self.failed(&format!("create the network `{}`", spec.name)))?;
+        let created = answer.map_err(self.failed(&action))?;
+        // An engine that does not know an option makes the network without it, and says so in passing.
+        if !created.warning.is_empty() {
+            self.remove_network(&created.id).await?;
+            return Err(EngineError::Refused { action, message: created.warning });
+        }
         Ok(created.id)
     }
 

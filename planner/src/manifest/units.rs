@@ -66,7 +66,7 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
 /// A time as people read it, exactly: in the largest unit of which it is a whole number.
 pub(crate) fn seconds_text(seconds: u64) -> String {
     let units = [(86400, "d"), (3600, "h"), (60, "min")];
-    let whole = |(size, _): &(u64, &str)| seconds > 0 && seconds % size == 0;
+    let whole = |(size, _): &(u64, &str)| seconds > 0 && seconds.is_multiple_of(*size);
     match units.into_iter().find(whole) {
         Some((size, unit)) => format!("{} {unit}", seconds / size),
         None => format!("{seconds} s"),

@@ -181,7 +181,12 @@ impl<'a> Ground<'a> {
                     "install Docker 20.10 or newer",
                 );
             }
-            Some(_) => {}
+            Some(engine) => {
+                if let Some(why) = engine.is_unfit() {
+                    let hint = "point DOCKER_HOST at Docker 20.10 or newer";
+                    self.error(ErrorCode::EngineUnfit, why, hint);
+                }
+            }
         }
         self.requires.insert(Requirement::EngineApi { major: OLDEST_API.0, minor: OLDEST_API.1 });
         self.requires.insert(Requirement::SidecarProtocol { version: PROTOCOL });

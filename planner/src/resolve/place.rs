@@ -29,6 +29,8 @@ const DEFAULT_POOL: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 201, 0, 0), 16);
 const MOST_NAMES: u32 = 100;
 /// The runtime that `gvisor` means.
 pub const RUNSC: &str = "runsc";
+/// The runtime of a plain container.
+const DEFAULT_RUNTIME: &str = "runc";
 /// Where a copied or cloned workspace is inside the agent's container.
 pub(crate) const WORKSPACE: &str = "/workspace";
 
@@ -327,13 +329,22 @@ impl Ground<'_> {
     fn runtime(&mut self, isolation: Isolation) -> Option<String> {
         let engine = self.snapshot.engine.as_ref();
         let registered = engine.is_some_and(|engine| engine.runtimes.contains(RUNSC));
-        if isolation != Isolation::Container
-            && engine.is_some_and(|engine| engine.without_limits.contains(RUNSC))
-        {
+        let runs = match isolation {
+            Isolation::Container => DEFAULT_RUNTIME,
+            Isolation::Auto if !registered => DEFAULT_RUNTIME,
+            Isolation::Auto | Isolation::Gvisor => RUNSC,
+        };
+        if engine.is_some_and(|engine| engine.without_limits.contains(runs)) {
+            let why = if runs == RUNSC {
+                "runsc is registered with --ignore-cgroups"
+            } else {
+                "the engine puts nothing into cgroups"
+            };
             self.notice(
                 "limits_not_held",
-                "runsc is registered with --ignore-cgroups: limits of memory, processes and \
-                 processor do not hold for the agent",
+                format!(
+                    "{why}: limits of memory, processes and processor do not hold for the agent"
+                ),
             );
         }
         match isolation {

@@ -12,5 +12,4 @@ mod command;
 mod hostile;
 mod images;
 mod registry;
-mod tmux;
 mod world;

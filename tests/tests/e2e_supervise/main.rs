@@ -6,5 +6,4 @@
 
 mod adversary;
 mod egress;
-mod inside;
 mod killed;

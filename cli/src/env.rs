@@ -52,11 +52,11 @@ const SOURCE_DATE_EPOCH: Variable =
     variable("SOURCE_DATE_EPOCH", "the time of planning, in seconds since 1970");
 const NO_COLOR: Variable = variable("NO_COLOR", "no colour, whatever it holds (no-color.org)");
 const HOME: Variable = variable("HOME", "the user's home folder");
-const PATH: Variable = variable("PATH", "where programs that print secrets are found");
+const PATH: Variable =
+    variable("PATH", "where programs that print secrets are found, and `notify-send`");
 const SSH_AUTH_SOCK: Variable =
     variable("SSH_AUTH_SOCK", "the ssh-agent that holds keys with a passphrase");
-const VISUAL: Variable =
-    variable("VISUAL", "the editor of `bottle supervise modify`, before EDITOR");
+const VISUAL: Variable = variable("VISUAL", "the editor of `bottle supervise`, before EDITOR");
 const EDITOR: Variable = variable("EDITOR", "the same (default: vi)");
 const CI: Variable = variable("CI", "no questions and no live list, whatever it holds");
 

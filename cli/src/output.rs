@@ -67,6 +67,19 @@ impl Printer {
         }
     }
 
+    /// Nobody's: for what is looked up while a picture has the terminal.
+    #[must_use]
+    pub fn unheard() -> Self {
+        Self {
+            out: Box::new(io::sink()),
+            err: Box::new(io::sink()),
+            out_colour: false,
+            err_colour: false,
+            err_terminal: false,
+            interactive: false,
+        }
+    }
+
     /// Whether a person sees what is said on standard error.
     #[must_use]
     pub fn is_watched(&self) -> bool {

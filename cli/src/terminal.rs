@@ -2,18 +2,23 @@
 //! on, and its settings put back however this process ends. But for SIGKILL, which no process hears
 //! of: a shell puts them back then, and else `stty sane` does.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, mpsc};
 use std::thread;
 
 use bottle_executor::engine::console::Size;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{
+    OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcgetwinsize, tcsetattr,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The settings to go back to, where a panic finds them too.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Whether the terminal shows its second screen.
+static SECOND: AtomicBool = AtomicBool::new(false);
 
 /// A terminal in raw mode: every byte typed is passed on, Ctrl-C among them.
 #[derive(Debug)]
@@ -130,8 +135,39 @@ fn end_on_signals(ready: &mpsc::Sender<()>) {
     });
 }
 
+/// The whole terminal, for pictures: its second screen (xterm's 1049), in raw mode, the cursor
+/// hidden.
+#[derive(Debug)]
+pub struct Whole(());
+
+impl Whole {
+    /// Takes it. What was typed before is dropped: nobody saw yet what it would answer.
+    pub fn enter() -> io::Result<Self> {
+        let raw = Raw::enter()?.ok_or_else(|| io::Error::other("it is no terminal"))?;
+        tcflush(io::stdin(), QueueSelector::IFlush)?;
+        SECOND.store(true, Ordering::SeqCst);
+        let mut out = io::stdout();
+        out.write_all(b"\x1b[?1049h\x1b[2J\x1b[?25l")?;
+        out.flush()?;
+        // From here on this one puts both back.
+        std::mem::forget(raw);
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
 /// Puts the terminal back as it was, if it was changed. Does not wait: it is called from a panic too.
 pub fn restore() {
+    if SECOND.swap(false, Ordering::SeqCst) {
+        // Past the lock of standard output, which whoever panicked may hold; and there is nobody to
+        // tell where the terminal is gone.
+        let _ = rustix::io::write(io::stdout(), b"\x1b[0m\x1b[?25h\x1b[?1049l");
+    }
     if let Ok(mut kept) = BEFORE.try_lock()
         && let Some(before) = kept.take()
     {

@@ -5,4 +5,6 @@ pub mod generate;
 pub mod host;
 pub mod memory_world;
 pub mod settle;
+pub mod supervised;
 pub mod terminal;
+pub mod tmux;

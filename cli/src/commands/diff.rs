@@ -103,8 +103,8 @@ fn human(
     Ok(text)
 }
 
-/// A unified diff, cut after so many lines.
-fn unified(old: &str, new: &str, paint: impl Fn(char, &str) -> String) -> String {
+/// A unified diff, harmless, cut after so many lines.
+pub fn unified(old: &str, new: &str, paint: impl Fn(char, &str) -> String) -> String {
     let diff = TextDiff::configure().timeout(Duration::from_secs(2)).diff_lines(old, new);
     let mut lines = Vec::new();
     for hunk in diff.unified_diff().context_radius(3).iter_hunks() {

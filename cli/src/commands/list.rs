@@ -131,7 +131,8 @@ impl Row {
     }
 
     /// The state in words, and how it came to that: `ended: time limit`.
-    fn state(&self) -> String {
+    #[must_use]
+    pub fn state(&self) -> String {
         let state = self.state.text();
         let how = self.how.filter(|how| *how != How::Unknown);
         how.map_or_else(|| state.to_owned(), |how| format!("{state}: {}", how.text(self.exit_code)))

@@ -1,6 +1,7 @@
 //! `bottle supervise`: what agents ask for, shown as what it would change, and the answers.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use bottle_planner::diff::GrantsDiff;
@@ -20,9 +21,9 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{Colour, Printer};
 use crate::supervise::decide::{self, Word};
-use crate::supervise::edit;
 use crate::supervise::pending::{Found, Pending};
 use crate::supervise::seen::{Effect, Seen};
+use crate::supervise::{edit, tui};
 
 /// The most lines of a justification that are shown at once.
 const LINES: usize = 40;
@@ -31,9 +32,15 @@ const LINES: usize = 40;
 ///
 /// Each request is shown as the change that approving it would cause. An approval names the digest of
 /// what was shown: if anything moved since, it is refused, and shown again.
+///
+/// Without a command it shows all of it on the whole terminal: what waits, what approving the
+/// selected one would change, and what runs; the keys are at the bottom, `?` explains them, and the
+/// bell rings for what is new. Without a terminal it is `list`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  bottle supervise list                    what waits for an answer?\n  \
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  bottle supervise                         see it all, and answer by keys\n  \
+    bottle supervise list                    what waits for an answer?\n  \
     bottle supervise show 3f                 what would approving it change?\n  \
     bottle supervise approve 3f              see it, be asked, approve it\n  \
     bottle supervise approve 3f --expect sha256:…   approve what `show` showed, from a script\n  \
@@ -42,7 +49,9 @@ const LINES: usize = 40;
 )]
 pub struct Supervise {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    #[command(flatten)]
+    manifest: ManifestArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,7 +68,7 @@ enum What {
     Reject(Reject),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct List {
     /// Only of this session: its ID, a unique beginning of it, or `@last`
     #[arg(long, value_name = "SESSION")]
@@ -144,7 +153,14 @@ struct Reject {
 
 /// Runs the command.
 pub fn run(args: &Supervise, context: &mut Context) -> Result<Exit, Failure> {
-    match &args.what {
+    let Some(what) = &args.what else {
+        let has_screen = context.printer.is_interactive() && std::io::stdout().is_terminal();
+        if has_screen {
+            return tui::run(&args.manifest, context);
+        }
+        return list(&List::default(), context);
+    };
+    match what {
         What::List(args) => list(args, context),
         What::Show(args) => show_one(args, context),
         What::Approve(args) => {

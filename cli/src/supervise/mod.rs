@@ -15,3 +15,4 @@ pub mod decide;
 pub mod edit;
 pub mod pending;
 pub mod seen;
+pub mod tui;

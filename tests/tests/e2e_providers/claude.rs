@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 
 use bottle_tests::host::{docker, unique};
+use bottle_tests::tmux::Terminal;
 use serde_json::Value;
 
 use crate::api::{DONE, MADE, MAKE, NOTED, messages};
-use crate::tmux::Terminal;
 use crate::world::{KEY, PROMPT, SKILL, World, container, file, names, resume};
 
 pub fn manifest(outside: Ipv4Addr) -> String {

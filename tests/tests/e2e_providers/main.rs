@@ -13,5 +13,4 @@ mod hostile;
 mod images;
 mod registry;
 mod supervise;
-mod tmux;
 mod world;

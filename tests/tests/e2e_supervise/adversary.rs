@@ -1,9 +1,8 @@
 //! An agent that wants more than a person would give.
 
 use bottle_tests::host::docker;
+use bottle_tests::supervised::{Call, Supervised, bash, hello, post};
 use serde_json::{Value, json};
-
-use crate::inside::{Call, Supervised, bash, hello, post};
 
 fn error(call: Call) -> String {
     let result = call.result();

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use bottle_tests::host::until;
+use bottle_tests::supervised::{Supervised, took};
 use serde_json::json;
-
-use crate::inside::{Supervised, took};
 
 #[test]
 fn a_refusal_becomes_a_request_and_an_approval_is_in_force_at_once() {

@@ -5,8 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bottle_tests::host::until;
-
-use crate::inside::Supervised;
+use bottle_tests::supervised::Supervised;
 
 #[test]
 fn killed_at_any_moment_an_approval_can_be_given_again() {

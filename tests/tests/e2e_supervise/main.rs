@@ -7,5 +7,4 @@
 mod adversary;
 mod egress;
 mod image;
-mod inside;
 mod killed;

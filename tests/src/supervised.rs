@@ -1,4 +1,4 @@
-//! A session that asks, and what it asks with: MCP over HTTP, spoken by bash, since the base image
+//! A session whose agent asks a person, and what it asks with: MCP over HTTP, spoken by bash, since the base image
 //! has no other client.
 
 use std::io::{Read as _, Write as _};
@@ -6,25 +6,43 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bottle_tests::host::{Host, docker, ran, unique, until};
 use serde_json::{Value, json};
+
+use crate::host::{Host, docker, ran, unique, until};
 
 /// What the server outside answers.
 pub const MARK: &str = "hello from outside";
 
 /// A session that runs, with a host outside that it may read `/open` of.
+#[derive(Debug)]
 pub struct Supervised {
+    /// Where it runs.
     pub host: Host,
+    /// Its name.
     pub session: String,
+    /// The port of the host outside.
     pub port: u16,
 }
 
+impl Default for Supervised {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Supervised {
+    /// A session that was started.
+    #[must_use]
     pub fn new() -> Self {
         Self::with("")
     }
 
     /// With further lines of the bottle.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    #[must_use]
     pub fn with(more: &str) -> Self {
         let port = server();
         let host = Host::new();
@@ -44,11 +62,14 @@ impl Supervised {
         Self { host, session, port }
     }
 
+    /// The agent's container.
+    #[must_use]
     pub fn container(&self) -> String {
         format!("bottle-{}", self.session)
     }
 
     /// One request to the host outside, through egress; its status.
+    #[must_use]
     pub fn status(&self, method: &str, path: &str) -> String {
         let url = format!("http://hello.test:{}{path}", self.port);
         let script = format!(
@@ -60,16 +81,25 @@ impl Supervised {
         answer.split(' ').nth(1).unwrap_or_default().to_owned()
     }
 
+    /// A URL of the host outside.
+    #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://hello.test:{}{path}", self.port)
     }
 
     /// Says hello to supervise and leaves a call of a tool under way.
+    ///
+    /// # Panics
+    ///
+    /// If nobody answers.
+    #[must_use]
     pub fn calls(&self, tool: &str, arguments: Value) -> Call {
         let client = hello(&self.container(), "supervise").expect("supervise answers");
         Call::begin(&self.container(), &client, tool, arguments)
     }
 
+    /// Asks for one method on one path of the host outside.
+    #[must_use]
     pub fn asks_egress(&self, method: &str, path: &str) -> Call {
         let arguments = json!({
             "url": self.url(path), "methods": [method], "justification": "the task needs it",
@@ -78,6 +108,11 @@ impl Supervised {
     }
 
     /// The requests that wait, once there are so many.
+    ///
+    /// # Panics
+    ///
+    /// If there are more, or not so many in time.
+    #[must_use]
     pub fn pending(&self, count: usize) -> Vec<Value> {
         let mut found = Vec::new();
         until("it is asked", || {
@@ -88,6 +123,12 @@ impl Supervised {
         found
     }
 
+    /// The requests that wait.
+    ///
+    /// # Panics
+    ///
+    /// If they cannot be listed.
+    #[must_use]
     pub fn list(&self) -> Vec<Value> {
         let listed = self.host.run(&["supervise", "list", "--json"]).code(0).out;
         let listed: Value = serde_json::from_str(&listed).expect("JSON");
@@ -95,11 +136,22 @@ impl Supervised {
     }
 
     /// The id of the one request that waits, and the digest of what approving it would change.
+    ///
+    /// # Panics
+    ///
+    /// If there is not just one.
+    #[must_use]
     pub fn shown(&self) -> (String, String) {
         let id = self.pending(1)[0]["id"].as_str().expect("an id").to_owned();
         (id.clone(), self.digest(&id))
     }
 
+    /// The digest of what approving a request would change.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be shown.
+    #[must_use]
     pub fn digest(&self, id: &str) -> String {
         let shown = self.host.run(&["supervise", "show", id, "--json"]).code(0).out;
         let shown: Value = serde_json::from_str(&shown).expect("JSON");
@@ -107,6 +159,11 @@ impl Supervised {
     }
 
     /// What the audit log says, one word for each event.
+    ///
+    /// # Panics
+    ///
+    /// If its chain is broken.
+    #[must_use]
     pub fn audit(&self) -> Vec<String> {
         self.host.run(&["audit", "verify"]).code(0);
         let log = self.host.run(&["audit", "show", "--json"]).code(0).out;
@@ -122,6 +179,7 @@ impl Drop for Supervised {
 }
 
 /// A client's id of its own, or nothing where nobody answers.
+#[must_use]
 pub fn hello(container: &str, server: &str) -> Option<String> {
     let hello = json!({
         "jsonrpc": "2.0", "id": 0, "method": "initialize",
@@ -136,6 +194,7 @@ pub fn hello(container: &str, server: &str) -> Option<String> {
 }
 
 /// A script of bash that sends one message and prints the answer.
+#[must_use]
 pub fn post(server: &str, client: Option<&str>, message: &Value, seconds: u32) -> String {
     let body = message.to_string();
     let client = client.map_or(String::new(), |id| format!("mcp-session-id: {id}\r\n"));
@@ -151,15 +210,23 @@ pub fn post(server: &str, client: Option<&str>, message: &Value, seconds: u32) -
     )
 }
 
+/// What a script of bash prints in a container.
 pub fn bash(container: &str, script: &str) -> String {
     let mut command = Command::new("docker");
     ran(command.args(["exec", "-i", container, "bash", "-s"]), script.as_bytes()).out
 }
 
 /// A call of a tool under way.
+#[derive(Debug)]
 pub struct Call(Child);
 
 impl Call {
+    /// Begins one.
+    ///
+    /// # Panics
+    ///
+    /// If docker's client does not start.
+    #[must_use]
     pub fn begin(container: &str, client: &str, tool: &str, arguments: Value) -> Self {
         let message = json!({
             "jsonrpc": "2.0", "id": 1, "method": "tools/call",
@@ -175,6 +242,11 @@ impl Call {
     }
 
     /// The result, once it is there.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[must_use]
     pub fn result(mut self) -> Value {
         let mut answer = String::new();
         self.0.stdout.take().expect("an output").read_to_string(&mut answer).expect("text");
@@ -185,6 +257,11 @@ impl Call {
     }
 
     /// What a person answered.
+    ///
+    /// # Panics
+    ///
+    /// If nobody did.
+    #[must_use]
     pub fn answer(self) -> Value {
         let result = self.result();
         assert_ne!(result["isError"], true, "{result}");

@@ -144,6 +144,9 @@ impl Whole {
     /// Takes it. What was typed before is dropped: nobody saw yet what it would answer.
     pub fn enter() -> io::Result<Self> {
         let raw = Raw::enter()?.ok_or_else(|| io::Error::other("it is no terminal"))?;
+        // Not asked for between keys: reading keys of a terminal that is gone never ends (crossterm
+        // 0.29 reads on after an error).
+        ALL_END.store(true, Ordering::SeqCst);
         tcflush(io::stdin(), QueueSelector::IFlush)?;
         SECOND.store(true, Ordering::SeqCst);
         let mut out = io::stdout();

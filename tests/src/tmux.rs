@@ -113,10 +113,19 @@ impl Terminal {
     /// If it does not run.
     #[track_caller]
     pub fn signals(&self, signal: &str) {
+        ran(Command::new("kill").args(["-s", signal, &self.process()]), b"").code(0);
+    }
+
+    /// The id of the process that runs on it.
+    ///
+    /// # Panics
+    ///
+    /// If none does.
+    #[must_use]
+    pub fn process(&self) -> String {
         let shell = self.format("#{pane_pid}");
         let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"));
-        let child = children.expect("the shell runs").trim().to_owned();
-        ran(Command::new("kill").args(["-s", signal, &child]), b"").code(0);
+        children.expect("the shell runs").trim().to_owned()
     }
 
     /// Types a line once the terminal shows what was typed.

@@ -164,13 +164,20 @@ fn however_it_ends_nothing_is_lost_and_the_terminal_is_put_back() {
     assert!(terminal.settings().contains("-icanon"), "{}", terminal.settings());
     assert_eq!(terminal.format("#{alternate_on} #{cursor_flag}"), "1 0");
     terminal.signals("TERM");
-    terminal.shows("ended: 130");
+    terminal.shows("ended: 143");
     let settings = terminal.settings();
     for sane in ["icanon", "echo", "isig", "opost", "icrnl"] {
         assert!(settings.split_whitespace().any(|word| word == sane), "{sane}: {settings}");
     }
     assert_eq!(terminal.format("#{alternate_on} #{cursor_flag}"), "0 1");
     drop(terminal);
+
+    // With its terminal gone it ends.
+    let terminal = Terminal::sized(&world.host, &["supervise"], SMALL);
+    terminal.shows("+ newly allows: POST on /items/*");
+    let process = format!("/proc/{}", terminal.process());
+    drop(terminal);
+    until("it ends", || !std::path::Path::new(&process).exists());
 
     // And it is answered by whoever comes next.
     let terminal = Terminal::sized(&world.host, &["supervise"], SMALL);

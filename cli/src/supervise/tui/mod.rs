@@ -17,8 +17,6 @@ mod screen;
 mod text;
 mod view;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -26,7 +24,6 @@ use bottle_planner::proposal::Ask;
 use ratatui::crossterm::event::{
     self, Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::model::{Command, Event, Key, Model};
 use self::screen::Screen;
@@ -37,7 +34,6 @@ use crate::args::ManifestArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::world;
 
 /// How long a key is waited for before news are looked at.
 const FRAME: Duration = Duration::from_millis(50);
@@ -46,7 +42,6 @@ const FRAME: Duration = Duration::from_millis(50);
 /// sessions.
 pub fn run(manifest: &ManifestArgs, context: &mut Context) -> Result<Exit, Failure> {
     let colour = !context.env.no_color();
-    let told_to_end = told_to_end()?;
     let (tell, news) = channel();
     let (ask, asked) = channel();
     look::watch(context.roots(&ManifestArgs::default())?, tell.clone());
@@ -61,9 +56,6 @@ pub fn run(manifest: &ManifestArgs, context: &mut Context) -> Result<Exit, Failu
                 .draw(|frame| view::draw(&mut model, colour, frame))
                 .map_err(|e| no_screen(&e))?;
             is_stale = false;
-        }
-        if told_to_end.load(Ordering::Relaxed) {
-            return Ok(Exit::Interrupted);
         }
         let mut events = Vec::new();
         if event::poll(FRAME).map_err(|e| no_screen(&e))? {
@@ -186,29 +178,6 @@ fn pressed(key: KeyEvent) -> Option<Key> {
         KeyCode::Char(c) => Key::Char(c),
         _ => return None,
     })
-}
-
-/// Whether SIGTERM or SIGHUP came: the terminal is put back before the end. Ctrl-C is a key here,
-/// and while something is carried out it is that which hears it.
-fn told_to_end() -> Result<Arc<AtomicBool>, Failure> {
-    let handler = |kind| signal(kind).map_err(|e| Failure::error("no signal handler").because(&e));
-    let runtime = world::runtime()?;
-    let (mut terminate, mut hangup) = {
-        let _inside = runtime.enter();
-        (handler(SignalKind::terminate())?, handler(SignalKind::hangup())?)
-    };
-    let told = Arc::new(AtomicBool::new(false));
-    let tell = Arc::clone(&told);
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-        });
-        tell.store(true, Ordering::Relaxed);
-    });
-    Ok(told)
 }
 
 fn no_screen(error: &std::io::Error) -> Failure {

@@ -805,7 +805,8 @@ fn a_proposed_image_that_was_changed_in_a_plan_is_refused() {
             change(dockerfile, network);
         }
     }
-    let cases: [(LintRule, fn(&mut Plan)); 9] = [
+    type Case = (LintRule, fn(&mut Plan));
+    let cases: [Case; 9] = [
         (LintRule::Networks, |p| image(p, |i| i.network = BuildReach::Open)),
         (LintRule::Networks, |p| image(p, |i| i.network = BuildReach::None)),
         (LintRule::Networks, |p| place(p, |at| at.network = "bridge".into())),

@@ -94,7 +94,12 @@ impl Supervised {
     /// If nobody answers.
     #[must_use]
     pub fn calls(&self, tool: &str, arguments: Value) -> Call {
-        let client = hello(&self.container(), "supervise").expect("supervise answers");
+        let mut client = None;
+        until("supervise answers", || {
+            client = hello(&self.container(), "supervise");
+            client.is_some()
+        });
+        let client = client.expect("it answered");
         Call::begin(&self.container(), &client, tool, arguments)
     }
 

@@ -146,6 +146,8 @@ fn however_it_ends_nothing_is_lost_and_the_terminal_is_put_back() {
     let world = world();
     let call = world.asks_egress("POST", "/items/17");
     let (id, _) = world.shown();
+    // Without a terminal it is the list.
+    world.host.run(&["supervise"]).code(0).prints(&id).prints("POST on /items/*");
 
     // Killed in the middle of a question: nothing was answered.
     let terminal = Terminal::sized(&world.host, &["supervise"], SMALL);

@@ -45,7 +45,9 @@ const LINES: usize = 40;
     bottle supervise approve 3f              see it, be asked, approve it\n  \
     bottle supervise approve 3f --expect sha256:…   approve what `show` showed, from a script\n  \
     bottle supervise modify 3f --path '/v1/items/*'   approve something narrower\n  \
-    bottle supervise reject 3f --notes 'use the mirror'"
+    bottle supervise reject 3f --notes 'use the mirror'\n\nWithout a command it takes the whole \
+    terminal: what waits, what approving it would change,\nwhat runs, and the keys at the bottom; \
+    `?` explains them. Without a terminal it is `list`."
 )]
 pub struct Supervise {
     #[command(subcommand)]

@@ -91,8 +91,8 @@ pub fn look(env: Env, wanted: Receiver<Wanted>, tell: Sender<Event>) {
 
 /// A failure on one line, with what to do about it.
 pub fn told(failure: &Failure) -> String {
-    let hints = failure.problems.iter().filter_map(|problem| problem.hint.as_deref());
-    let hint = hints.last().map_or(String::new(), |hint| format!(" ({hint})"));
+    let hint = failure.problems.first().and_then(|problem| problem.hint.as_deref());
+    let hint = hint.map_or(String::new(), |hint| format!(" ({hint})"));
     failure.chain() + &hint
 }
 

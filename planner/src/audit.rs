@@ -2,6 +2,7 @@
 //! line, each with the digest of the line before, so that a line that was changed, taken out or put
 //! in shows.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -39,13 +40,13 @@ pub enum Event {
         /// The proposal.
         proposal: Digest,
         /// What was asked for.
-        ask: Ask,
+        ask: Box<Ask>,
         /// Why, in the agent's words.
         justification: String,
         /// The answer.
         verdict: Verdict,
         /// What was approved in its place, where it was modified.
-        modified: Option<Ask>,
+        modified: Option<Box<Ask>>,
         /// The digest of what the person was shown: of the plan, or of the grants after it; none
         /// where a proposal was rejected.
         seen: Option<Digest>,

@@ -196,10 +196,10 @@ fn answered(
     let proposal = &pending.proposal;
     let event = Event::Answered {
         proposal: proposal.digest(),
-        ask: proposal.ask.clone(),
+        ask: Box::new(proposal.ask.clone()),
         justification: proposal.justification.clone(),
         verdict,
-        modified: modified.cloned(),
+        modified: modified.cloned().map(Box::new),
         seen: seen.cloned(),
         notes: notes.to_owned(),
     };

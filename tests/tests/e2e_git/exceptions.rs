@@ -58,7 +58,9 @@ fn what_a_plan_lets_through_is_pushed_once_by_the_gate_that_runs() {
     // A later plan keeps it, and what was used stays used.
     let plan = world.host.plans(&world.session, "later.json", &[]);
     assert_eq!(plan.summary.create + plan.summary.update + plan.summary.replace, 0);
-    world.inside(&line.replace("> s && git add s", "> t && git add t")).code(0);
+    // Another secret: the same bytes are upstream by now, and no longer looked at.
+    let other = line.replace("> s && git add s", "> t && git add t").replace("ghp_Zx8", "ghp_Qx7");
+    world.inside(&other).code(0);
     world.inside(push).code(1).says("t, line 1: github-pat");
     world.down();
 }
@@ -100,7 +102,9 @@ fn an_agent_asks_a_person_approves_and_it_is_pushed_once() {
 
     world.inside(push).code(0).says("let through once by a person");
     assert!(world.upstream.refs().contains("refs/heads/agent/work"));
-    world.inside(&line.replace("> s && git add s", "> t && git add t")).code(0);
+    // Another secret: the same bytes are upstream by now, and no longer looked at.
+    let other = line.replace("> s && git add s", "> t && git add t").replace("ghp_Zx8", "ghp_Qx7");
+    world.inside(&other).code(0);
     world.inside(push).code(1).says("t, line 1: github-pat");
     world.host.run(&["audit", "show"]).code(0).prints("to push finding").prints("in force");
     world.down();

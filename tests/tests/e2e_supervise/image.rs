@@ -9,11 +9,14 @@ use bottle_tests::supervised::{Supervised, bash};
 fn what_a_person_would_be_refused_is_refused_at_once() {
     let world = Supervised::new();
     for (dockerfile, part) in [
-        ("FROM bottle-sidecar:latest\nRUN true\n", "FROM"),
+        ("FROM bottle-sidecar:latest\nRUN true\n", "is not a base"),
         ("# syntax=docker/dockerfile:1\nFROM debian:bookworm-slim\n", "syntax"),
         ("FROM debian:bookworm-slim\nONBUILD RUN true\n", "ONBUILD"),
-        ("FROM debian:bookworm-slim\nLABEL dev.bottle.owner=me\n", "LABEL"),
-        ("FROM debian:bookworm-slim\nRUN --mount=type=secret,id=x cat /run/secrets/x\n", "--mount"),
+        ("FROM debian:bookworm-slim\nLABEL dev.bottle.owner=me\n", "dev.bottle"),
+        (
+            "FROM debian:bookworm-slim\nRUN --mount=type=secret,id=x cat /run/secrets/x\n",
+            "no mount",
+        ),
         ("FROM debian:bookworm-slim\nADD https://a.test/x /x\n", "ADD"),
     ] {
         let arguments = json!({"dockerfile": dockerfile, "justification": "please"});

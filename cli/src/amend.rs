@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::plan_file::PlanText;
+use crate::sessions::Sessions;
 use crate::world;
 
 /// The plan that is in force, or was begun.
@@ -37,8 +38,12 @@ impl InForce {
         let failed = |e: &dyn std::error::Error| Failure::from_error(Exit::Error, e);
         let gone = || Failure::error(format!("nothing was applied to session {session}"));
         let root = Root::open(&roots.state(session)).map_err(|e| failed(&e))?.ok_or_else(gone)?;
-        let ledger = ledger::load(&root).map_err(|e| failed(&e))?.ok_or_else(gone)?;
-        let digest = ledger.plan.as_ref().ok_or_else(gone)?;
+        let ledger = ledger::load(&root).map_err(|e| failed(&e))?.unwrap_or_default();
+        let Some(digest) = &ledger.plan else {
+            // A plan that lies there and nothing that was done: whoever plans on it is told so.
+            let text = PlanText::of_session(session.as_str(), &Sessions::of(&roots.root))?;
+            return Ok(Self { plan: text.strict()?, text, complete: true });
+        };
         let text = ledger::plan_text(&root, digest).map_err(|e| failed(&e))?.ok_or_else(gone)?;
         let text = PlanText::stored(text)?;
         Ok(Self { plan: text.strict()?, text, complete: ledger.complete })

@@ -110,7 +110,12 @@ impl Audit {
             let whole = end - verified.torn as u64;
             file.set_len(whole)?;
             file.seek(SeekFrom::Start(whole))?;
-            file.write_all(format!("{line}\n").as_bytes())?;
+            let written = file.write_all(format!("{line}\n").as_bytes());
+            if written.is_err() {
+                // Best effort: what is left of it would be torn, and count for nothing.
+                let _ = file.set_len(whole);
+            }
+            written?;
             file.sync_all()
         };
         write(&mut file).map_err(|source| self.failed("write", source))?;
@@ -132,9 +137,19 @@ impl Audit {
     }
 
     fn verified(&self, file: &mut File) -> Result<Verified, AuditError> {
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(|source| self.failed("read", source))?;
-        verify(&text).map_err(|source| self.broken(source))
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|source| self.failed("read", source))?;
+        // What was cut short may end within a character.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let torn = bytes.len() - whole;
+        bytes.truncate(whole);
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let line = e.as_bytes()[..e.utf8_error().valid_up_to()].split(|b| *b == b'\n').count();
+            let why = "it is no text".to_owned();
+            self.broken(Broken::Malformed { line: line as u64, why })
+        })?;
+        let verified = verify(&text).map_err(|source| self.broken(source))?;
+        Ok(Verified { torn, ..verified })
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> AuditError {
@@ -176,7 +191,9 @@ mod tests {
         assert!(audit.read().expect("empty").entries.is_empty());
         add(&audit).expect("added");
         let text = std::fs::read_to_string(audit.path()).expect("read");
-        std::fs::write(audit.path(), format!("{text}{}", &text[..40])).expect("torn");
+        // Cut short in the middle of a character.
+        let torn = [text.as_bytes(), &text.as_bytes()[..40], &"é".as_bytes()[..1]].concat();
+        std::fs::write(audit.path(), torn).expect("torn");
         let head = add(&audit).expect("added");
         let verified = audit.read().expect("whole");
         assert_eq!((verified.entries.len(), verified.torn), (2, 0));

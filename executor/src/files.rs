@@ -176,6 +176,11 @@ impl Root {
 
     /// Reads a regular file; `None` where there is nothing.
     pub fn read(&self, path: &RelPath) -> Result<Option<Content>, FileError> {
+        self.read_at_most(path, READ_LIMIT)
+    }
+
+    /// The same of a file that may have no more bytes than this.
+    pub fn read_at_most(&self, path: &RelPath, limit: u64) -> Result<Option<Content>, FileError> {
         let Some((folder, name)) = self.parent(path)? else { return Ok(None) };
         // A pipe would block the open without `NONBLOCK`.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -191,10 +196,10 @@ impl Root {
             return Err(FileError::Kind { path: full(), expected: Kind::File, found: entry.kind });
         }
         let mut bytes = Vec::new();
-        let taken = File::from(file).take(READ_LIMIT + 1).read_to_end(&mut bytes);
+        let taken = File::from(file).take(limit + 1).read_to_end(&mut bytes);
         taken.map_err(|source| FileError::Io { action: "read", path: full(), source })?;
-        if bytes.len() as u64 > READ_LIMIT {
-            return Err(FileError::TooLarge { path: full(), limit: READ_LIMIT });
+        if bytes.len() as u64 > limit {
+            return Err(FileError::TooLarge { path: full(), limit });
         }
         let digest = Digest::of(&bytes);
         Ok(Some(Content { bytes, digest, mode: entry.mode, owner: entry.owner }))

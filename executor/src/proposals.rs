@@ -66,11 +66,8 @@ impl Proposals {
 
 fn one(folder: &Root, name: &str) -> Result<Proposal, String> {
     let path = RelPath::new(name).map_err(|e| e.to_string())?;
-    let content = folder.read(&path).map_err(|e| e.to_string())?;
+    let content = folder.read_at_most(&path, LARGEST_FILE).map_err(|e| e.to_string())?;
     let content = content.ok_or("it is no longer there")?;
-    if content.bytes.len() as u64 > LARGEST_FILE {
-        return Err("it is too large".to_owned());
-    }
     let text = String::from_utf8(content.bytes).map_err(|e| e.to_string())?;
     let parsed = document::parse::<Proposal>(&text, Strictness::Strict);
     let proposal = parsed.map_err(|e| e.to_string())?.value;
@@ -113,7 +110,8 @@ pub fn give_answer(
     Ok(())
 }
 
-/// Sets down the image that was approved; the next start of the session is in it. The marker that
+/// Sets down the image that was approved; the next start of the session is in it. The Dockerfile before
+/// it goes first: it was not approved with these hosts, whenever this is cut short. The marker that
 /// keeps the session comes last: with it, all is there.
 ///
 /// # Errors
@@ -125,6 +123,7 @@ pub fn set_image(
     hosts: &BTreeSet<BuildHost>,
 ) -> Result<(), ProposalsError> {
     let hosts = document::pretty(hosts)?;
+    session.remove(&path(DOCKERFILE)?)?;
     session.write(&path(BUILD_HOSTS)?, hosts.as_bytes(), 0o600, None)?;
     session.write(&path(DOCKERFILE)?, dockerfile.as_bytes(), 0o600, None)?;
     session.write(&path(PRESERVE)?, b"", 0o600, None)?;

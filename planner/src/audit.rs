@@ -69,11 +69,12 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// A person allowed something that nobody proposed (`bottle allow`).
+    /// A person allowed something that nobody proposed (`bottle allow`). The plan is applied after
+    /// this line; its receipt says what came of it.
     Allowed {
-        /// The plan that was applied.
+        /// The plan that was approved.
         plan: Digest,
-        /// What changed, in words.
+        /// What it changes, in words.
         effect: Vec<String>,
     },
 }

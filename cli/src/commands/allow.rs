@@ -125,12 +125,13 @@ pub fn run(args: &Allow, context: &mut Context) -> Result<Exit, Failure> {
         // Nobody was asked, so nobody was shown.
         context.printer.say(show::grants_diff(&diff).trim_end());
     }
+    // Before it is done: what is in force is never missing there.
+    let event = Event::Allowed { plan: amended.text.digest.clone(), effect: diff.widened };
+    audit::note(&identity, event, context)?;
     let done = amended.apply(confirmed.as_ref(), args.json, context)?;
     if done != Exit::Ok {
         return Ok(done);
     }
-    let event = Event::Allowed { plan: amended.text.digest.clone(), effect: diff.widened };
-    audit::note(&identity, event, context)?;
     keep(kept, context)
 }
 

@@ -11,7 +11,8 @@ use bottle_planner::sidecar::PROTOCOL;
 use bottle_planner::words::{Digest, Role};
 
 use super::pending::{Found, Pending, open};
-use super::seen::{Effect, Seen};
+use super::seen::{Effect, Seen, waiting_image};
+use crate::amend::InForce;
 use crate::args::ManifestArgs;
 use crate::audit;
 use crate::commands::stop;
@@ -86,9 +87,6 @@ pub fn approve(pending: &Pending, word: &Word<'_>, context: &mut Context) -> Res
             return Err(failure);
         }
     }
-    if let Some(kept) = kept {
-        kept.write(&mut context.printer)?;
-    }
     let granted = seen.diff.widened.iter().chain(&seen.diff.changed).cloned().collect();
     tell(pending, verdict, word.notes, granted, context)?;
     let effect = seen.diff.widened.iter().chain(&seen.diff.changed).cloned().collect();
@@ -98,6 +96,9 @@ pub fn approve(pending: &Pending, word: &Word<'_>, context: &mut Context) -> Res
     };
     let proposal = pending.proposal.digest();
     audit::note(&pending.session, Event::Done { proposal, effect, plan }, context)?;
+    if let Some(kept) = kept {
+        kept.write(&mut context.printer)?;
+    }
     context.printer.say(&format!("{} is {}", pending.proposal.id(), verdict.as_str()));
     if matches!(seen.effect, Effect::Image { .. }) {
         // Told first: the agent's call ends while its server still runs.
@@ -116,6 +117,15 @@ pub fn reject(pending: &Pending, notes: &str, context: &mut Context) -> Result<E
     check_notes(notes)?;
     let _lock = lock(pending, context)?;
     still_waits(pending, context)?;
+    if took_effect(pending, context)? {
+        return Err(Failure::new(
+            Exit::Refused,
+            "an approval of it was cut short, and is in force: it cannot be rejected any more",
+        )
+        .hint(
+            "approve it to finish; `bottle plan --identity` and a narrower manifest take it back",
+        ));
+    }
     answered(pending, Verdict::Rejected, None, None, notes, context)?;
     tell(pending, Verdict::Rejected, notes, Vec::new(), context)?;
     let proposal = pending.proposal.digest();
@@ -169,9 +179,35 @@ fn lock(pending: &Pending, context: &Context) -> Result<Lock, Failure> {
 
 /// Somebody may have answered since it was read.
 fn still_waits(pending: &Pending, context: &Context) -> Result<(), Failure> {
+    let found = Found::of(&context.roots(&ManifestArgs::default())?)?;
+    let is_it = |other: &Pending| {
+        (&other.session, &other.proposal) == (&pending.session, &pending.proposal)
+    };
+    if found.pending.iter().any(is_it) {
+        return Ok(());
+    }
+    let answer = found.answered.iter().find(|(other, _)| is_it(other));
+    let Some((_, answer)) = answer else { return Err(gone(pending)) };
+    let verdict = answer.verdict.as_str();
+    Err(Failure::new(Exit::Refused, format!("{} was {verdict} already", pending.proposal.id()))
+        .hint("`bottle audit show` has who did it, and when"))
+}
+
+/// Whether an approval of it was cut short after it took effect: then it cannot be rejected any more.
+fn took_effect(pending: &Pending, context: &Context) -> Result<bool, Failure> {
+    let (id, session) = (pending.proposal.id(), &pending.session);
+    let in_force = InForce::of(session, context)?.plan;
+    let by = format!("bottle supervise {id}");
     let roots = context.roots(&ManifestArgs::default())?;
-    let found = Found::of(&roots)?.one(&pending.proposal.id())?;
-    if found.session == pending.session { Ok(()) } else { Err(gone(pending)) }
+    let waits = match &pending.proposal.ask {
+        Ask::Image { dockerfile, .. } => {
+            waiting_image(&roots, session)?.as_ref() == Some(dockerfile)
+        }
+        _ => false,
+    };
+    Ok(waits
+        || in_force.grants.push_exceptions.contains_key(&id)
+        || in_force.session.approvals.iter().any(|approval| approval.by.as_ref() == Some(&by)))
 }
 
 fn gone(pending: &Pending) -> Failure {

@@ -3,7 +3,7 @@
 use bottle_executor::files::Root;
 use bottle_executor::proposals::{Proposals, answer_of};
 use bottle_executor::state::Roots;
-use bottle_planner::proposal::{Answer, Proposal};
+use bottle_planner::proposal::{Answer, MOST_PENDING, PROPOSALS, Proposal};
 use bottle_planner::words::Identity;
 
 use crate::exit::Exit;
@@ -36,13 +36,30 @@ impl Found {
         let mut found = Self::default();
         for session in Sessions::of(&roots.root).all() {
             let Some(root) = open(roots, &session)? else { continue };
-            let read = Proposals::read(&root).map_err(|e| Failure::from_error(Exit::Error, &e))?;
+            let read = match Proposals::read(&root) {
+                Ok(read) => read,
+                // One session that cannot be read hides no other.
+                Err(error) => {
+                    found.broken.push((session, PROPOSALS.to_owned(), error.to_string()));
+                    continue;
+                }
+            };
+            let mut waiting = 0;
             for proposal in read.all {
                 let answer = answer_of(&root, &proposal);
                 let answer = answer.map_err(|e| Failure::from_error(Exit::Error, &e))?;
                 let pending = Pending { session: session.clone(), proposal };
                 match answer {
-                    None => found.pending.push(pending),
+                    // Its sidecar keeps no more: it is not the one that was planned.
+                    None if waiting >= MOST_PENDING => {
+                        let why = format!("more than {MOST_PENDING} wait");
+                        found.broken.push((session.clone(), pending.proposal.id(), why));
+                        break;
+                    }
+                    None => {
+                        waiting += 1;
+                        found.pending.push(pending);
+                    }
                     Some(answer) => found.answered.push((pending, answer)),
                 }
             }
@@ -53,31 +70,41 @@ impl Found {
         Ok(found)
     }
 
-    /// The proposal meant by an id, a unique prefix of one, or `@last`: one that waits.
+    /// The proposal meant by an id, a unique beginning of one, either after `SESSION/`, or `@last`:
+    /// one that waits.
     pub fn one(self, text: &str) -> Result<Pending, Failure> {
-        let is_it =
-            |pending: &Pending| !text.is_empty() && (pending.proposal.id().starts_with(text));
-        if let Some((answered, answer)) =
-            self.answered.iter().find(|(pending, _)| pending.proposal.id() == text)
-        {
+        let mut waiting = self.pending;
+        if text == "@last" {
+            return waiting.pop().ok_or_else(|| Failure::error("nothing waits for an answer"));
+        }
+        let (session, id) = match text.rsplit_once('/') {
+            Some((session, id)) => (Some(session), id),
+            None => (None, text),
+        };
+        let is_it = |pending: &Pending| {
+            !id.is_empty()
+                && pending.proposal.id().starts_with(id)
+                && session.is_none_or(|session| pending.session.as_str() == session)
+        };
+        waiting.retain(is_it);
+        match waiting.len() {
+            1 => return Ok(waiting.remove(0)),
+            0 => {}
+            n => {
+                let several = format!("`{}` could be any of {n}", text.escape_debug());
+                return Err(Failure::usage(several)
+                    .hint("give more of its digits, or SESSION/ID where sessions ask the same"));
+            }
+        }
+        if let Some((answered, answer)) = self.answered.iter().find(|(pending, _)| is_it(pending)) {
             return Err(Failure::new(
                 Exit::Refused,
                 format!("{} was {} already", answered.proposal.id(), answer.verdict.as_str()),
             )
             .hint("`bottle audit show` has who did it, and when"));
         }
-        let mut waiting = self.pending;
-        if text == "@last" {
-            return waiting.pop().ok_or_else(|| Failure::error("nothing waits for an answer"));
-        }
-        waiting.retain(is_it);
-        match waiting.len() {
-            1 => Ok(waiting.remove(0)),
-            0 => Err(Failure::error(format!("no proposal `{}` waits", text.escape_debug()))
-                .hint("`bottle supervise list` has those that do")),
-            n => Err(Failure::usage(format!("`{}` could be any of {n}", text.escape_debug()))
-                .hint("give more of its digits")),
-        }
+        Err(Failure::error(format!("no proposal `{}` waits", text.escape_debug()))
+            .hint("`bottle supervise list` has those that do"))
     }
 }
 

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use bottle_executor::state::PREVIOUS_PLAN;
-use bottle_planner::approvals::is_allowed;
+use bottle_executor::state::{DOCKERFILE, PREVIOUS_PLAN, Roots};
+use bottle_planner::approvals::{is_allowed, route_of};
 use bottle_planner::decision::PushFinding;
 use bottle_planner::diff::{GrantsDiff, diff_grants};
 use bottle_planner::document;
+use bottle_planner::escape::visible;
+use bottle_planner::facts::covers;
 use bottle_planner::grants::Grants;
 use bottle_planner::plan::Plan;
-use bottle_planner::policy::{Approval, BuildHost, PushException};
+use bottle_planner::policy::{Approval, BuildHost, HostPattern, PushException, Rule};
 use bottle_planner::proposal::Ask;
 use bottle_planner::proposed_image::check_for;
 use bottle_planner::refusals::Widening;
 use bottle_planner::resolve::{Amendment, grants_with_image};
-use bottle_planner::words::{Digest, Name, Role};
+use bottle_planner::words::{Digest, Identity, Name, Role};
 
 use super::pending::Pending;
 use crate::amend::{Amended, InForce};
@@ -67,6 +69,7 @@ impl Seen {
         let applied = in_force.plan.clone();
         match ask {
             Ask::Egress { host, port, rule } => {
+                check_denied(&applied.grants, host, rule)?;
                 if is_allowed(&applied.grants.egress.routes, host, *port, rule) {
                     return Self::there(pending, ask, in_force, context);
                 }
@@ -97,6 +100,24 @@ impl Seen {
             }
             Ask::Image { dockerfile, hosts } => {
                 check_image(&applied.grants, dockerfile)?;
+                if let Some(other) = waiting_image(&roots, session)?
+                    && other != *dockerfile
+                {
+                    return Err(Failure::new(
+                        Exit::Refused,
+                        "another image was approved for the session, and is not in force yet",
+                    )
+                    .hint(format!(
+                        "`bottle resume {session}` first, then look at this one again"
+                    )));
+                }
+                if let Some(image) = &applied.spec.overrides.image {
+                    let image = visible(image);
+                    let why = format!("BOTTLE_IMAGE ({image}) is set for this session, and wins");
+                    return Err(
+                        Failure::new(Exit::Refused, why).hint("reject it, and say so in the notes")
+                    );
+                }
                 let (dockerfile, hosts) = (dockerfile.clone(), hosts.clone());
                 let after = grants_with_image(&applied.grants, &dockerfile, &hosts);
                 let diff = diff_grants(Some(&applied.grants), &after);
@@ -155,6 +176,32 @@ impl Seen {
     pub fn dockerfile(&self) -> String {
         self.applied.grants.image.in_force()
     }
+}
+
+/// The Dockerfile that was approved and is not in force yet.
+pub fn waiting_image(roots: &Roots, session: &Identity) -> Result<Option<String>, Failure> {
+    let path = roots.state(session).join(DOCKERFILE);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(Failure::error(format!("cannot read {}", path.display())).because(&error));
+        }
+    };
+    let applied = Sessions::of(&roots.root).plan_text(session)?;
+    let applied = applied.and_then(|text| PlanText::stored(text).ok()?.lenient().ok());
+    let in_force = applied.is_some_and(|plan| plan.grants.image.in_force() == text);
+    Ok((!in_force).then_some(text))
+}
+
+/// A deny rule wins over any approval: to approve what it refuses would be an empty word.
+fn check_denied(grants: &Grants, host: &HostPattern, rule: &Rule) -> Result<(), Failure> {
+    let route = route_of(&grants.egress.routes, host).map(|(_, route)| route);
+    if !route.is_some_and(|route| route.deny.iter().any(|deny| covers(deny, rule))) {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Refused, format!("a deny rule of the route of {host} refuses that"))
+        .hint("reject it, or change `deny` of the route in the manifest"))
 }
 
 /// What was granted before the plan that was begun.

@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex};
 
 use bottle_executor::state::Ledger;
 use bottle_planner::document::{self, Strictness};
+use bottle_planner::proposal::{Ask, Proposal};
 use bottle_planner::resolve::{Inputs, plan, plan_digest};
-use bottle_planner::words::Digest;
+use bottle_planner::words::{Digest, Name, Timestamp};
 use serde_json::{Value, json};
 
 use crate::harness::{Host, Ran, parse};
@@ -745,7 +746,7 @@ fn with_session(
 }
 
 /// The refusals of a change to a session and of its end: codes and how often they are in the list.
-const OF_A_SESSION: [(&str, usize); 2] = [("bad_approval", 1), ("bad_session", 4)];
+const OF_A_SESSION: [(&str, usize); 2] = [("bad_approval", 2), ("bad_session", 4)];
 
 #[test]
 fn every_refusal_of_a_change_or_an_end_has_its_words() {
@@ -784,6 +785,39 @@ fn every_refusal_of_a_change_or_an_end_has_its_words() {
         &allow,
         "the last plan of session `dev-aaaaa` was only partly applied",
         "carry it on first: `bottle plan --identity dev-aaaaa | bottle apply -`",
+    );
+    engine.was_only_looked_at();
+
+    // A finding that the gate logged of a remote that the session does not have.
+    let (host, engine) = with_session("1.41", &nothing, |_| {});
+    let fingerprint = "0123456789abcdef0123456789abcdef".to_owned();
+    let proposal = Proposal {
+        protocol: 1,
+        at: Timestamp::new("2026-01-31T12:00:00Z").expect("a time"),
+        ask: Ask::PushException {
+            remote: Name::new("web").expect("a name"),
+            fingerprint: fingerprint.clone(),
+        },
+        justification: "it is made up".to_owned(),
+    };
+    let state = "root/state/dev-aaaaa";
+    let text = document::pretty(&proposal).expect("a document");
+    host.write(&format!("{state}/supervise/out/proposals/{}.json", proposal.id()), &text);
+    let logged = json!({
+        "time": "2026-01-31T12:00:00.000Z", "plan": null, "client": "agent", "via": "gate",
+        "scheme": "", "method": "push", "host": "web", "port": null, "path": null,
+        "outcome": "refuse", "code": "leak", "rule": "leak", "reason": "1 finding",
+        "push": {"remote": "web", "refs": [], "objects": 1, "bytes": 1, "millis": 1, "findings": [{
+            "rule": "github-pat", "place": "s", "line": 1, "commit": null,
+            "fingerprint": fingerprint,
+        }]},
+    });
+    host.write(&format!("{state}/git-gate/out/decisions.jsonl"), &format!("{logged}\n"));
+    refused(
+        &host,
+        &["supervise", "show", &proposal.id(), "--json"],
+        "the session has no git remote `web`",
+        "`bottle git log` lists the pushes, each with its remote",
     );
     engine.was_only_looked_at();
 

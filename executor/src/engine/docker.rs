@@ -1283,6 +1283,11 @@ impl Progress for api::CreateImageInfo {
     }
 }
 
+/// The digits of an image's id as the builder tells them: no step can name an image by fewer.
+const SHORT_ID: usize = 12;
+/// As many steps' images are remembered: a step may print whatever it likes.
+const MOST_STEPS: usize = 1_000;
+
 /// The images that the steps of a build made, as the builder tells of them: neither bases nor what
 /// its cache had.
 #[derive(Debug, Default)]
@@ -1300,7 +1305,11 @@ impl MadeByBuild {
         } else if let Some(said) = line.trim_start().strip_prefix("---> ") {
             if said == "Using cache" {
                 self.known = true;
-            } else if said.bytes().all(|b| b.is_ascii_hexdigit()) && !self.known {
+            } else if said.len() == SHORT_ID
+                && said.bytes().all(|b| b.is_ascii_hexdigit())
+                && !self.known
+                && self.steps.len() < MOST_STEPS
+            {
                 self.steps.push(said.to_owned());
             }
         }

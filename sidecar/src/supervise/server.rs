@@ -83,7 +83,10 @@ impl ServerHandler for Supervise {
         });
         Ok(match kept {
             Err(error) => CallToolResult::error(vec![ContentBlock::text(error.0)]).into(),
-            Ok(Kept::Answered(id, answer)) => told(&id, &answer).into(),
+            Ok(Kept::Answered(id, answer)) => {
+                self.store.note_told(&id);
+                told(&id, &answer).into()
+            }
             Ok(Kept::Pending(id)) => self.wait(&id, &context).await.into(),
         })
     }

@@ -79,9 +79,10 @@ impl Store {
             match answer {
                 None => return Ok(Kept::Pending(id.clone())),
                 // Asked again in the same words, it is answered in the same words. Otherwise a
-                // person could be worn down.
+                // person could be worn down. And what nobody heard yet is told to who asks again.
                 Some(answer)
-                    if answer.verdict == Verdict::Rejected && other.justification == why =>
+                    if !self.told.join(id).exists()
+                        || answer.verdict == Verdict::Rejected && other.justification == why =>
                 {
                     return Ok(Kept::Answered(id.clone(), Box::new(answer)));
                 }
@@ -223,6 +224,19 @@ mod tests {
         assert!(matches!(again, Kept::Answered(_, answer) if answer.notes == "no"));
         let other = store.keep(ask(1), "because of this", now()).expect("kept");
         assert!(matches!(other, Kept::Pending(id) if id != first));
+    }
+
+    #[test]
+    fn what_nobody_heard_is_told_to_who_asks_again_and_once() {
+        let (_folder, input, output) = folders();
+        let store = Store::open(&input, &output).expect("opened");
+        let first = id(store.keep(ask(1), "why", now()).expect("kept"));
+        answered(&input, &first, &store, Verdict::Approved);
+        let again = store.keep(ask(1), "said otherwise", now()).expect("kept");
+        assert!(matches!(again, Kept::Answered(id, _) if id == first));
+        store.note_told(&first);
+        let later = store.keep(ask(1), "once more", now()).expect("kept");
+        assert!(matches!(later, Kept::Pending(id) if id != first));
     }
 
     #[test]

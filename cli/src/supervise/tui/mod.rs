@@ -38,6 +38,9 @@ use crate::failure::Failure;
 /// How long a key is waited for before news are looked at.
 const FRAME: Duration = Duration::from_millis(50);
 
+/// As many notifications are made of news that come at once.
+const MOST_NOTIFICATIONS: usize = 3;
+
 /// Shows it until somebody leaves. `manifest` says beside which manifest rules are kept for later
 /// sessions.
 pub fn run(manifest: &ManifestArgs, context: &mut Context) -> Result<Exit, Failure> {
@@ -99,8 +102,8 @@ fn carry_out(
     let event = match command {
         Command::Quit => return Ok(None),
         Command::Ring(news) => {
-            for (session, words) in news {
-                screen.ring().map_err(|e| no_screen(&e))?;
+            screen.ring().map_err(|e| no_screen(&e))?;
+            for (session, words) in news.into_iter().take(MOST_NOTIFICATIONS) {
                 if let Some(program) = notify::program(context.env) {
                     notify::show(program, &session, &words);
                 }

@@ -191,6 +191,8 @@ pub enum Mode {
     Notes(String),
     /// Reading it in full.
     Details,
+    /// What was about to be answered waits no more. Keys typed for it do nothing, until it is noticed.
+    Gone,
     /// Reading what keys do.
     Help,
 }
@@ -352,6 +354,13 @@ impl Model {
                 self.mode = Mode::Browse;
                 None
             }
+            Mode::Gone => {
+                if key == Key::Escape {
+                    self.mode = Mode::Browse;
+                    self.message.clear();
+                }
+                None
+            }
         }
     }
 
@@ -508,11 +517,13 @@ impl Model {
             None => {
                 self.selected = self.selected.min(self.rows.len().saturating_sub(1));
                 self.asked_anew();
-                // Whoever was about to answer it would answer another one.
-                if self.mode != Mode::Help && self.mode != Mode::Browse {
-                    self.mode = Mode::Browse;
+                // Whoever was about to answer it would answer another one, and what is typed on would be
+                // keys that do.
+                if !matches!(self.mode, Mode::Help | Mode::Browse) {
+                    self.mode = Mode::Gone;
                     self.say(
-                        "it does not wait any more: somebody answered it, or its session ended",
+                        "it does not wait any more: somebody answered it, or its session ended \
+                         (Esc goes on)",
                     );
                 }
             }

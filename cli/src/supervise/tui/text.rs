@@ -4,10 +4,11 @@
 use bottle_planner::escape::visible;
 use ratatui::text::Span;
 
-/// The most characters that are looked at of one text: a Dockerfile fits whole.
-const MOST_CHARS: usize = 64 << 10;
+/// The most characters that are looked at of one text: two Dockerfiles fit whole, one taken out and
+/// one put in, a line a character.
+const MOST_CHARS: usize = 512 << 10;
 /// The most lines that are kept of one text.
-const MOST_LINES: usize = 4_000;
+const MOST_LINES: usize = 200_000;
 /// As many marks without a width may stand on one character; more would grow over other lines.
 const MOST_MARKS: usize = 3;
 
@@ -101,13 +102,13 @@ mod tests {
     #[test]
     fn nothing_acts_on_the_terminal_and_nothing_is_endless() {
         assert_eq!(line("a\u{1b}[2J\u{202e}b\r"), "a\\u{1b}[2J\\u{202e}b\\u{d}");
-        assert_eq!(line(&"x".repeat(1 << 20)).len(), MOST_CHARS);
+        assert_eq!(line(&"x".repeat(MOST_CHARS + 7)).len(), MOST_CHARS);
         let marks = line(&format!("e{}", "\u{301}".repeat(5)));
         assert_eq!(marks, "e\u{301}\u{301}\u{301}\\u{301}\\u{301}");
         let long = lines(&"x\n".repeat(MOST_LINES + 7));
         assert_eq!(long.last().unwrap(), "… and 7 lines more");
-        let long = lines(&"é".repeat(1 << 19));
-        assert_eq!((long.len(), long[1].as_str()), (2, "… and 917504 bytes more"));
+        let long = lines(&"é".repeat(MOST_CHARS + 7));
+        assert_eq!((long.len(), long[1].as_str()), (2, "… and 14 bytes more"));
         assert!(lines("").is_empty());
     }
 

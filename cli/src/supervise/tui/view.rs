@@ -113,6 +113,7 @@ fn hints(model: &Model) -> &'static str {
         }
         Mode::Confirm { .. } => "y approve  any other key: no",
         Mode::Notes(_) => "Enter reject  Esc leave it",
+        Mode::Gone => "Esc go on",
         Mode::Details => "↑↓ scroll  PgUp PgDn by ten  a A m r as outside  d back",
         Mode::Help => "any key: back",
     }

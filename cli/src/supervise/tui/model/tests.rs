@@ -260,9 +260,16 @@ fn the_selection_stays_on_the_same_one() {
     // Answered elsewhere: no other one gets the notes.
     now.pop();
     again(&mut model, now);
-    assert_eq!((&model.mode, model.selected), (&Mode::Browse, 1));
+    assert_eq!((&model.mode, model.selected), (&Mode::Gone, 1));
     assert!(model.message.contains("does not wait any more"), "{}", model.message);
-    assert_eq!(model.look, Look::Looking);
+    // Whoever types on answers nothing.
+    looked(&mut model, Ok(shown("another")));
+    types(&mut model, "se it may say q");
+    assert!(key(&mut model, Key::Enter).is_none());
+    assert_eq!(model.mode, Mode::Gone);
+    key(&mut model, Key::Escape);
+    assert_eq!(model.mode, Mode::Browse);
+    assert!(model.message.is_empty(), "{}", model.message);
 }
 
 #[test]
@@ -271,7 +278,7 @@ fn an_edit_after_it_was_shown_is_another_proposal() {
     looked(&mut model, Ok(shown("one")));
     types(&mut model, "a");
     again(&mut model, vec![pending("dev-aaaaa", egress("/a"), "why, said otherwise")]);
-    assert_eq!((&model.mode, &model.look), (&Mode::Browse, &Look::Looking));
+    assert_eq!((&model.mode, &model.look), (&Mode::Gone, &Look::Looking));
 }
 
 #[test]

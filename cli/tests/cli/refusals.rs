@@ -99,6 +99,19 @@ fn engine_and_words() -> Vec<Refusal> {
             )
         },
         Refusal {
+            snapshot: json!({"session": {
+                "identity": "dev-aaaaa", "applied": null, "files": {}, "folders": {},
+                "oddities": [], "dockerfile": "FROM elsewhere\n", "build_hosts": [],
+                "push_exceptions": {}, "approvals": [], "ca_fingerprint": null, "uploaded": {},
+                "delivered": {}, "loaded": {}, "saved": false,
+            }}),
+            ..refusal(
+                "bad_proposal",
+                "the approved Dockerfile of the session, line 1: `elsewhere` is not a base that this session may build on",
+                "correct it with the agent's next proposal, or remove `Dockerfile` and `build-hosts.json`",
+            )
+        },
+        Refusal {
             spec: json!({"agent": "nobody"}),
             ..refusal("unknown_agent", "there is no agent `nobody`", "known agents: dev")
         },

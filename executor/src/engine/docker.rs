@@ -819,7 +819,10 @@ impl Engine for Docker {
         };
         let config = image.config.unwrap_or_default();
         let layer = layer(config.volumes.clone().unwrap_or_default());
-        let scaffold = format!("bottle-assemble-{}", Digest::of(tag.as_bytes()).short());
+        // Of this owner's own: another may assemble the same folder's image right now, under another lock.
+        let owner = labels.get(LABEL_OWNER).map_or("", String::as_str);
+        let name = Digest::of(format!("{tag}\0{owner}").as_bytes());
+        let scaffold = format!("bottle-assemble-{}", name.short());
         self.create_scaffold(&scaffold, base, &config, labels).await?;
         let done = self.fill_and_commit(&scaffold, tag, layer).await;
         let removed = self.remove(&scaffold).await;

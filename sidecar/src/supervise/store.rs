@@ -222,6 +222,9 @@ mod tests {
         answered(&input, &first, &store, Verdict::Rejected);
         let again = store.keep(ask(1), "why", now()).expect("kept");
         assert!(matches!(again, Kept::Answered(_, answer) if answer.notes == "no"));
+        store.note_told(&first);
+        let again = store.keep(ask(1), "why", now()).expect("kept");
+        assert!(matches!(again, Kept::Answered(_, answer) if answer.notes == "no"));
         let other = store.keep(ask(1), "because of this", now()).expect("kept");
         assert!(matches!(other, Kept::Pending(id) if id != first));
     }

@@ -2,6 +2,8 @@
 //! official inspector's command line speaks to the same server.
 
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use bottle_outside::{Page, Request};
 use bottle_tests::host::{docker, ran, unique, until};
@@ -20,26 +22,34 @@ const TOOL: &str = "mcp__bottle__request-egress";
 /// The official client that is no agent.
 const INSPECTOR: &str = "@modelcontextprotocol/inspector@2.12.0";
 
-/// A model that calls the tool when it is told to, and then says what came back.
+/// A model that calls the tool when it is told to, and then says what came back. Claude Code names
+/// tools of MCP servers only to a model that looks for them.
 fn model(request: &Request) -> (u16, Page) {
     messages_of(request, |body| {
         let text = body["messages"].to_string();
-        let (asked, told) = (text.rfind(ASK), text.rfind("tool_result"));
-        match (asked, told) {
-            (Some(asked), Some(told)) if told > asked => {
-                let verdicts = ["approved", "modified", "rejected"];
-                let found = verdicts.into_iter().find(|verdict| text[told..].contains(verdict));
-                Said::Text(format!("{TOLD}: {}", found.unwrap_or("nothing")))
-            }
-            (Some(_), _) if has_tool(body, TOOL) => Said::Call(
-                TOOL,
-                json!({
-                    "url": "https://items.test/v1/items/17", "methods": ["POST"],
-                    "justification": "I was told to fetch the items",
-                }),
-            ),
-            _ => Said::Text("that was all".to_owned()),
+        let called = |name: &str| text.rfind(&format!("\"name\":\"{name}\""));
+        let is_told = called(TOOL).is_some_and(|at| text[at..].contains("tool_result"));
+        if is_told {
+            let verdicts = ["approved", "modified", "rejected"];
+            let found = verdicts.into_iter().find(|verdict| text.contains(verdict));
+            return Said::Text(format!("{TOLD}: {}", found.unwrap_or("nothing")));
         }
+        if !text.contains(ASK) {
+            return Said::Text("that was all".to_owned());
+        }
+        if has_tool(body, TOOL) || called("ToolSearch").is_some() {
+            let url = "https://items.test/v1/items/17";
+            let why = "I was told to fetch the items";
+            return Said::Call(
+                TOOL,
+                json!({"url": url, "methods": ["POST"], "justification": why}),
+            );
+        }
+        if has_tool(body, "ToolSearch") {
+            let query = format!("select:{TOOL}");
+            return Said::Call("ToolSearch", json!({"query": query, "max_results": 1}));
+        }
+        Said::Text("that was all".to_owned())
     })
 }
 
@@ -47,6 +57,18 @@ fn pending(world: &World) -> Vec<Value> {
     let listed = world.host.run(&["supervise", "list", "--json"]).code(0).out;
     let listed: Value = serde_json::from_str(&listed).expect("JSON");
     listed["proposals"].as_array().expect("a list").clone()
+}
+
+/// What the model was offered and what Claude Code says of it, for whoever looks into a failure.
+fn said(world: &World, session: &str) -> String {
+    let offered = world.asked("/v1/messages").into_iter().map(|body| {
+        let body: Value = serde_json::from_str(&body).unwrap_or_default();
+        let tools = body["tools"].as_array().cloned().unwrap_or_default();
+        tools.iter().map(|tool| tool["name"].to_string()).collect::<Vec<_>>().join(" ")
+    });
+    let offered: Vec<String> = offered.collect();
+    let log = world.host.run(&["logs", session, "agent"]).out;
+    format!("offered: {offered:#?}\n{log}")
 }
 
 fn digest(world: &World, id: &str) -> String {
@@ -63,7 +85,11 @@ fn claude_code_asks_and_goes_on_with_the_answer() {
     let mut command = world.host.command(&words);
     let task = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
 
-    until("Claude Code asks", || !pending(&world).is_empty());
+    let begun = Instant::now();
+    while pending(&world).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", said(&world, &session));
+        sleep(Duration::from_millis(100));
+    }
     let found = pending(&world);
     assert_eq!(found[0]["proposal"]["justification"], "I was told to fetch the items");
     let words = found[0]["words"].as_str().expect("words");

@@ -302,7 +302,7 @@ mod tests {
             r#"{{"agent": "{agent}", "args": [], "at": "2026-01-31T12:00:00Z", "offline": false,
               "overrides": {{"container": null, "derived_image": null, "image": "mine:1"}},
               "refresh": [], "resume": false, "session": {{"kind": "new", "suffix": "abc12"}},
-              "task": null, "workspace": {{"mode": null, "path": "/work/web"}}}}"#
+              "task": null, "workspace": {{"mode": null, "path": "/srv/web"}}}}"#
         );
         parse(&text, Strictness::Strict).expect("a spec").value
     }
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(texts(&wants.images), ["mine:1"]);
         assert_eq!(wants.identity.expect("one").as_str(), "dev-abc12");
         let workspace = wants.workspace.expect("one");
-        assert_eq!((workspace.path.as_str(), workspace.mode), ("/work/web", None));
+        assert_eq!((workspace.path.as_str(), workspace.mode), ("/srv/web", None));
         assert_eq!(texts(&workspace.hide), [".env*"]);
     }
 

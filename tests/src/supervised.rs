@@ -2,13 +2,13 @@
 //! has no other client.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::host::{Host, docker, ran, unique, until};
+use crate::host::{Host, ran, unique, until};
+use crate::outside::{answering, this_host};
 
 /// What the server outside answers.
 pub const MARK: &str = "hello from outside";
@@ -44,7 +44,7 @@ impl Supervised {
     /// If it does not start.
     #[must_use]
     pub fn with(more: &str) -> Self {
-        let port = server();
+        let port = answering(MARK);
         let host = Host::new();
         host.write(
             "root/bottles/box.yaml",
@@ -286,36 +286,4 @@ pub fn took(mut holds: impl FnMut() -> bool) -> Duration {
     let begun = Instant::now();
     until("it holds", &mut holds);
     begun.elapsed()
-}
-
-/// A server on this host that answers everything with [`MARK`].
-fn server() -> u16 {
-    let listener = TcpListener::bind(("0.0.0.0", 0)).expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = Vec::new();
-            let mut buffer = [0; 1024];
-            while !head.ends_with(b"\r\n\r\n") {
-                match stream.read(&mut buffer) {
-                    Ok(n) if n > 0 => head.extend_from_slice(&buffer[..n]),
-                    _ => break,
-                }
-            }
-            // Whatever becomes of the answer is the client's affair.
-            let length = MARK.len();
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n");
-            let _ = write!(stream, "{head}Connection: close\r\n\r\n{MARK}");
-        }
-    });
-    port
-}
-
-/// The address of the engine's default bridge, at which containers find this host.
-fn this_host() -> Ipv4Addr {
-    let format = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
-    let subnet = docker(&["network", "inspect", "bridge", "--format", format]).code(0).out;
-    let network = subnet.trim().split('/').next().and_then(|network| network.parse().ok());
-    let network: Ipv4Addr = network.expect("the default bridge has a subnet");
-    Ipv4Addr::from(u32::from(network) + 1)
 }

@@ -3,47 +3,12 @@
 //!
 //! An engine is expected to answer, and `cargo build -p bottle` to have been run.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
-use std::thread;
 
-use bottle_tests::host::{Host, docker, inspect, ran, unique, until};
+use bottle_tests::host::{Host, inspect, ran, unique, until};
+use bottle_tests::outside::{answering, this_host};
 
 const MARK: &str = "reached-the-outside";
-
-/// A server on this host that answers every request.
-fn server() -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            // The whole head: what is left unread when this closes takes the answer with it.
-            let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
-            while !head.windows(4).any(|four| four == b"\r\n\r\n") {
-                match stream.read(&mut buffer) {
-                    Ok(n) if n > 0 => head.extend_from_slice(&buffer[..n]),
-                    _ => break,
-                }
-            }
-            // Whatever becomes of the answer is the client's affair.
-            let length = MARK.len();
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n");
-            let _ = write!(stream, "{head}Connection: close\r\n\r\n{MARK}");
-        }
-    });
-    port
-}
-
-/// The address of the engine's default bridge, at which containers find this host: the first of
-/// its subnet, for not every engine says which.
-fn this_host() -> Ipv4Addr {
-    let format = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
-    let subnet = docker(&["network", "inspect", "bridge", "--format", format]).code(0).out;
-    let network = subnet.trim().split('/').next().and_then(|network| network.parse().ok());
-    let network: Ipv4Addr = network.expect("the default bridge has a subnet");
-    Ipv4Addr::from(u32::from(network) + 1)
-}
 
 /// One request from inside the agent's container, through egress; what came back.
 fn asks(agent: &str, method: &str, url: &str) -> String {
@@ -59,7 +24,7 @@ fn asks(agent: &str, method: &str, url: &str) -> String {
 
 #[test]
 fn a_refusal_becomes_a_rule() {
-    let port = server();
+    let port = answering(MARK);
     let address = this_host();
     let host = Host::new();
     host.write(

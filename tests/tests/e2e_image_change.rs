@@ -9,29 +9,11 @@ use std::net::{Ipv4Addr, TcpListener};
 use bottle_outside::Origin;
 use bottle_planner::plan::Plan;
 use bottle_tests::host::{Host, docker, unique};
+use bottle_tests::outside::Network;
 
 const BASE: &str = "debian:bookworm-slim";
 /// Hosts that were approved with the image. The second has no pin, and resolves to nothing.
 const HOSTS: &str = r#"["plain.test:80", "tls.test:443"]"#;
-
-/// A network of the engine's whose gateway is an address of this host that nobody else uses.
-struct Network(String);
-
-impl Network {
-    fn new() -> (Self, Ipv4Addr) {
-        let name = unique("outside");
-        docker(&["network", "create", "--label", "dev.bottle.test=outside", &name]).code(0);
-        let format = "{{(index .IPAM.Config 0).Gateway}}";
-        let out = docker(&["network", "inspect", &name, "--format", format]).code(0).out;
-        (Self(name), out.trim().parse().expect("an address"))
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        docker(&["network", "rm", &self.0]);
-    }
-}
 
 struct Bench {
     host: Host,

@@ -643,7 +643,7 @@ fn images() {
 #[test]
 fn providers_and_limits() {
     assert_eq!(good("provider: codex").provider, Provider::Codex);
-    let own = good("provider: {command: [sh, -c, ''], transcript: /work/log}").provider;
+    let own = good("provider: {command: [sh, -c, ''], transcript: /srv/log}").provider;
     assert!(
         matches!(own, Provider::Command { command, resume_command, .. } if command.len() == 3 && resume_command.is_empty())
     );

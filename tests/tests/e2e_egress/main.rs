@@ -16,7 +16,8 @@ use std::process::Command;
 
 use bottle_outside::{Authority, Origin};
 use bottle_planner::plan::Plan;
-use bottle_tests::host::{Host, Ran, docker, ran, unique};
+use bottle_tests::host::{Host, Ran, ran, unique};
+use bottle_tests::outside::Network;
 
 /// Takes over the environment that the init gave the agent.
 const AS_THE_AGENT: &str = r#"
@@ -42,25 +43,6 @@ struct Bench {
     plain: Origin,
     outside: Ipv4Addr,
     _network: Network,
-}
-
-/// A network of the engine's whose gateway is an address of this host that nobody else uses.
-struct Network(String);
-
-impl Network {
-    fn new() -> (Self, Ipv4Addr) {
-        let name = unique("outside");
-        docker(&["network", "create", "--label", "dev.bottle.test=outside", &name]).code(0);
-        let format = "{{(index .IPAM.Config 0).Gateway}}";
-        let out = docker(&["network", "inspect", &name, "--format", format]).code(0).out;
-        (Self(name), out.trim().parse().expect("an address"))
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        docker(&["network", "rm", &self.0]);
-    }
 }
 
 /// Names of the outside, all at one address.

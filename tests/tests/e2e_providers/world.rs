@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 
 use bottle_outside::{Answer, Authority, Origin};
-use bottle_tests::host::{Host, Ran, docker, ran, unique};
+use bottle_tests::host::{Host, Ran, docker, ran};
+use bottle_tests::outside::Network;
 
 use crate::api::MADE;
 
@@ -22,25 +23,6 @@ pub struct World {
     pub host: Host,
     pub api: Origin,
     _network: Network,
-}
-
-/// A network of the engine's whose gateway is an address of this host that nobody else uses.
-struct Network(String);
-
-impl Network {
-    fn new() -> (Self, Ipv4Addr) {
-        let name = unique("api");
-        docker(&["network", "create", "--label", "dev.bottle.test=outside", &name]).code(0);
-        let format = "{{(index .IPAM.Config 0).Gateway}}";
-        let out = docker(&["network", "inspect", &name, "--format", format]).code(0).out;
-        (Self(name), out.trim().parse().expect("an address"))
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        docker(&["network", "rm", &self.0]);
-    }
 }
 
 impl World {

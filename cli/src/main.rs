@@ -24,6 +24,7 @@ mod plan_file;
 mod planted;
 mod prove;
 mod request;
+mod rule;
 mod running;
 mod save;
 mod sessions;

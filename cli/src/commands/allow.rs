@@ -1,14 +1,11 @@
 //! `bottle allow`: one rule more for a session that runs, planned and applied like any other change.
 
-use std::collections::BTreeSet;
-
 use bottle_planner::approvals::{DEFAULT_PORT, is_allowed};
 use bottle_planner::audit::Event;
 use bottle_planner::diff::diff_grants;
 use bottle_planner::escape::visible;
-use bottle_planner::manifest::{is_method, is_request_path};
 use bottle_planner::plan::Plan;
-use bottle_planner::policy::{Access, Approval, HostPattern, Rule};
+use bottle_planner::policy::Approval;
 use bottle_planner::refusals::Widening;
 use bottle_planner::resolve::Amendment;
 use bottle_planner::show;
@@ -26,6 +23,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::overlay;
 use crate::request;
+use crate::rule;
 use crate::sessions::Sessions;
 
 /// Allows a running session one rule more: of what it was refused, or one that is spelled out.
@@ -175,25 +173,10 @@ fn of_kind(args: &Allow, sessions: &Sessions, context: &mut Context) -> Result<W
 
 /// The rule that the flags spell out.
 fn spelled_out(args: &Allow, host: &str, applied: &Plan) -> Result<Widening, Failure> {
-    let host = HostPattern::new(host)
-        .map_err(|e| Failure::usage(format!("--host: expected {}", e.expected)))?;
-    if let Some(method) = args.method.iter().find(|method| !is_method(method)) {
-        let message =
-            format!("--method: expected a method in upper case, found `{}`", visible(method));
-        return Err(Failure::usage(message));
-    }
-    if let Some(path) = args.path.iter().find(|path| !is_request_path(path)) {
-        let message = format!(
-            "--path: expected a glob over whole segments like /v1/items/*, found `{}`",
-            visible(path)
-        );
-        return Err(Failure::usage(message));
-    }
+    let host = rule::host(host)?;
+    let rule = rule::rule(&args.method, &args.path)?;
     let routes = &applied.grants.egress.routes;
     let own = bottle_planner::approvals::route_of(routes, &host).map(|(_, route)| route.port);
     let port = args.port.or(own).unwrap_or(DEFAULT_PORT);
-    let methods: BTreeSet<String> = args.method.iter().cloned().collect();
-    let access = if methods.is_empty() { Access::Read } else { Access::All };
-    let rule = Rule { methods, paths: args.path.clone(), access, auth: None };
     Ok(Widening { host, port, rule })
 }

@@ -6,12 +6,12 @@ use std::process::Command;
 
 use bottle_planner::document::{self, Strictness};
 use bottle_planner::escape::visible;
-use bottle_planner::manifest::{is_method, is_request_path};
-use bottle_planner::policy::{Access, BuildHost, HostPattern, Rule};
+use bottle_planner::policy::BuildHost;
 use bottle_planner::proposal::Ask;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::rule;
 
 /// A rule as it stands in the editor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,29 +55,14 @@ pub fn nothing_to_modify() -> Failure {
     Failure::usage("a push exception can be approved or rejected, and not modified")
 }
 
-/// A rule from its parts, as flags and files have them.
+/// Network access from its parts, as flags and files have them.
 pub fn rule_of(
     host: &str,
     port: u16,
     methods: &[String],
     paths: &[String],
 ) -> Result<Ask, Failure> {
-    let host = HostPattern::new(host)
-        .map_err(|e| Failure::usage(format!("host: expected {}", e.expected)))?;
-    if let Some(method) = methods.iter().find(|method| !is_method(method)) {
-        let method = visible(method);
-        let message = format!("method: expected a method in upper case, found `{method}`");
-        return Err(Failure::usage(message));
-    }
-    if let Some(path) = paths.iter().find(|path| !is_request_path(path)) {
-        let path = visible(path);
-        let message =
-            format!("path: expected a glob over whole segments like /v1/items/*, found `{path}`");
-        return Err(Failure::usage(message));
-    }
-    let methods: BTreeSet<String> = methods.iter().cloned().collect();
-    let access = if methods.is_empty() { Access::Read } else { Access::All };
-    let rule = Rule { methods, paths: paths.to_vec(), access, auth: None };
+    let (host, rule) = (rule::host(host)?, rule::rule(methods, paths)?);
     Ok(Ask::Egress { host, port, rule })
 }
 

@@ -7,3 +7,4 @@ mod refusals;
 mod refusing;
 mod reporting;
 mod setup;
+mod supervising;

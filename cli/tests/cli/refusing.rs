@@ -115,7 +115,7 @@ fn what_cannot_be_allowed_says_what_to_do() {
     allow(&["9"]).code(1).says("of number `9`").says("bottle blocked dev-aaaaa");
     allow(&[]).code(64);
     allow(&["1", "--host", "a.test"]).code(64);
-    allow(&["--host", "10.0.0.1"]).code(64).says("--host: expected a host name");
+    allow(&["--host", "10.0.0.1"]).code(64).says("host: expected a host name");
     allow(&["--host", "a.test", "--method", "post"]).code(64).says("upper case");
     allow(&["--host", "a.test", "--path", "v1"]).code(64).says("a glob over whole segments");
     // As far as the engine, which is asked what became of the session.

@@ -37,12 +37,27 @@ fn an_approved_image_is_what_the_agent_comes_back_in() {
     let arguments = json!({"dockerfile": dockerfile, "justification": "the tool is missing"});
     let call = world.calls("request-image", arguments);
     let (id, digest) = world.shown();
+    let other = "FROM debian:bookworm-slim\nRUN echo other > /usr/local/share/tool\n";
+    let other = json!({"dockerfile": other, "justification": "or this one"});
+    let _other = world.calls("request-image", other);
+    let waiting = world.pending(2);
+    let other = waiting.iter().filter_map(|p| p["id"].as_str()).find(|other| *other != id);
+    let other = other.expect("the second").to_owned();
     let shown = world.host.run(&["supervise", "show", &id]).code(0);
     shown.prints("the tool is missing").prints("+RUN echo tool").prints("bottle resume");
     let approve = ["supervise", "approve", &id, "--expect", &digest];
     let said = world.host.run(&approve).code(0).says(&format!("bottle resume {}", world.session));
     assert!(said.err.contains("approved"), "{}", said.err);
     assert_eq!(call.answer()["answer"], "approved");
+
+    // No second image takes the place of one that nobody has seen in force; nor is what was approved
+    // rejected, where the answer was lost.
+    world.host.run(&["supervise", "show", &other, "--json"]).code(11).says("another image");
+    let answer = format!("root/state/{}/supervise/in/answers/{id}.json", world.session);
+    let text = world.host.read(&answer);
+    std::fs::remove_file(world.host.at(&answer)).expect("it was answered");
+    world.host.run(&["supervise", "reject", &id]).code(11).says("cut short, and is in force");
+    world.host.write(&answer, &text);
 
     // It rests, with everything kept.
     let state = docker(&["inspect", "--format", "{{.State.Running}}", &container]).code(0).out;

@@ -38,3 +38,22 @@ fn killed_at_any_moment_an_approval_can_be_given_again() {
         assert_eq!(approvals.matches(&format!("/k{n}x/item")).count(), 1, "{approvals}");
     }
 }
+
+/// As a kill between the effect and the answer leaves it.
+#[test]
+fn an_approval_that_was_cut_short_is_finished_and_not_rejected() {
+    let world = Supervised::new();
+    let _call = world.asks_egress("POST", "/items/17");
+    let (id, digest) = world.shown();
+    world.host.run(&["supervise", "approve", &id, "--expect", &digest]).code(0);
+    let answer = format!("root/state/{}/supervise/in/answers/{id}.json", world.session);
+    std::fs::remove_file(world.host.at(&answer)).expect("it was answered");
+
+    world.host.run(&["supervise", "reject", &id]).code(11).says("cut short, and is in force");
+    let digest = world.digest(&id);
+    world.host.run(&["supervise", "approve", &id, "--expect", &digest]).code(0);
+    assert!(world.host.has(&answer));
+    assert_eq!(world.audit(), ["answered", "done", "answered", "done"]);
+    let approvals = world.host.read(&format!("root/state/{}/approvals.json", world.session));
+    assert_eq!(approvals.matches("/items/*").count(), 1, "{approvals}");
+}

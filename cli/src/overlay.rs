@@ -4,8 +4,13 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use bottle_executor::files::Root;
+use bottle_executor::lock::{Lock, LockError};
 use bottle_executor::sources::overlay_of_file;
+use bottle_executor::state::Roots;
 use bottle_planner::approvals::{allow, is_allowed};
 use bottle_planner::escape::visible;
 use bottle_planner::manifest::{Source, SourceKind, load};
@@ -27,23 +32,62 @@ use crate::world;
 const HEAD: &str = "# What `bottle allow --always` added to the manifest. It only widens; yours to edit.\n\
                     allow:\n";
 
+/// How long another process may take to keep a rule.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// An overlay with one entry more, checked and not yet written.
 #[derive(Debug)]
-pub struct Prepared {
+struct Prepared {
     path: PathBuf,
     bottle: Name,
     /// `None` where the manifest allows it already.
     text: Option<String>,
 }
 
+/// A rule that later sessions are to have too.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// Beside which manifest it is kept.
+    pub args: &'a ManifestArgs,
+    /// The plan of the session that has it already.
+    pub applied: &'a Plan,
+    /// What it allows.
+    pub wanted: &'a Widening,
+    /// When a person said so.
+    pub at: &'a Timestamp,
+}
+
+impl Standing<'_> {
+    /// Whether it could be kept: looked at before anything is allowed.
+    pub fn check(&self, context: &mut Context) -> Result<(), Failure> {
+        prepare(context, self).map(drop)
+    }
+
+    /// Keeps it, and says so. Other sessions' rules may be kept at the same moment: one after another,
+    /// each on what the one before left.
+    pub fn keep(&self, context: &mut Context) -> Result<(), Failure> {
+        let roots = context.roots(self.args)?;
+        let _lock = lock(&roots)?;
+        prepare(context, self)?.write(&mut context.printer)
+    }
+}
+
+fn lock(roots: &Roots) -> Result<Lock, Failure> {
+    let root = Root::open_or_make(&roots.root).map_err(|e| Failure::from_error(Exit::Error, &e))?;
+    let begun = Instant::now();
+    loop {
+        match Lock::overlays(roots, &root) {
+            Err(LockError::Held { .. }) if begun.elapsed() < PATIENCE => {
+                sleep(Duration::from_millis(20));
+            }
+            taken => return taken.map_err(|e| Failure::from_error(Exit::Stale, &e)),
+        }
+    }
+}
+
 /// Works out the overlay that would allow this to later sessions.
-pub fn prepare(
-    context: &mut Context,
-    args: &ManifestArgs,
-    applied: &Plan,
-    wanted: &Widening,
-    at: &Timestamp,
-) -> Result<Prepared, Failure> {
+fn prepare(context: &mut Context, standing: &Standing<'_>) -> Result<Prepared, Failure> {
+    let Standing { args, applied, wanted, at } = *standing;
     let bottle = applied.grants.bottle.clone();
     if bottle.as_str().starts_with('@') {
         return Err(Failure::error(format!("{bottle} is built in and has no overlay"))
@@ -98,7 +142,7 @@ pub fn prepare(
 
 impl Prepared {
     /// Writes it, and says so.
-    pub fn write(self, printer: &mut Printer) -> Result<(), Failure> {
+    fn write(self, printer: &mut Printer) -> Result<(), Failure> {
         let shown = visible(&self.path.display().to_string());
         let Some(text) = self.text else {
             printer.say(&format!("Later sessions of bottle {} may do that already", self.bottle));

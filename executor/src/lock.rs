@@ -58,6 +58,11 @@ impl Lock {
         Self::take(root, &roots.shared_lock())
     }
 
+    /// Takes the lock of the manifest's overlays, or says who has it.
+    pub fn overlays(roots: &Roots, root: &Root) -> Result<Self, LockError> {
+        Self::take(root, &roots.overlays_lock())
+    }
+
     /// Whether another process has the lock of one session. Makes no file.
     pub fn is_held(roots: &Roots, root: &Root, identity: &Identity) -> Result<bool, LockError> {
         let path = roots.session_lock(identity);

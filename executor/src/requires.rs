@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use bottle_planner::plan::{
     Action, ContainerSpec, Effect, Intent, Operation, Plan, Requirement, SecretRef, UploadSource,
+    work_volume,
 };
 use bottle_planner::policy::Isolation;
 use bottle_planner::resolve::{RUNSC, pool};
@@ -45,7 +46,7 @@ struct Used<'p> {
 }
 
 impl<'p> Used<'p> {
-    fn by(actions: impl Iterator<Item = &'p Action>) -> Self {
+    fn by(plan: &'p Plan, actions: impl Iterator<Item = &'p Action>) -> Self {
         let mut used =
             Self { secrets: BTreeSet::new(), digests: BTreeSet::new(), made: BTreeSet::new() };
         for action in actions {
@@ -64,6 +65,15 @@ impl<'p> Used<'p> {
                 Operation::AssembleImage(image) => {
                     used.digests.extend(&image.digest);
                     used.made.insert(image.tag.clone());
+                }
+                // Work begins with the folder's content, also where another session had that image made.
+                Operation::Volume(volume) if volume.name == work_volume(&plan.identity) => {
+                    used.digests.extend(plan.actions.iter().filter_map(
+                        |action| match &action.op {
+                            Operation::AssembleImage(image) => image.digest.as_ref(),
+                            _ => None,
+                        },
+                    ));
                 }
                 Operation::ImportImage(image) => {
                     used.made.insert(image.tag.clone());
@@ -88,7 +98,7 @@ pub(crate) async fn check<E: Engine>(
         let again = world.redeliver && matches!(action.op, Operation::Deliver(_));
         again || (action.effect != Effect::None && !world.done.contains(&action.id))
     };
-    let used = &Used::by(plan.actions.iter().filter(due));
+    let used = &Used::by(plan, plan.actions.iter().filter(due));
     let looks = plan.requires.iter().map(|requirement| async move {
         match one(world, owner, used, requirement).await {
             Ok(()) => Ok(None),

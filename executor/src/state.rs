@@ -51,6 +51,12 @@ impl Roots {
         self.root.join("locks").join(format!("{identity}.decisions.lock"))
     }
 
+    /// The lock file of rules that are kept for later sessions.
+    #[must_use]
+    pub fn overlays_lock(&self) -> PathBuf {
+        self.root.join("locks").join("overlays.lock")
+    }
+
     /// The lock file of objects that sessions share (images).
     #[must_use]
     pub fn shared_lock(&self) -> PathBuf {

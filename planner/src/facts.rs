@@ -147,6 +147,10 @@ impl Facts {
                 if *network == BuildNetwork::Open {
                     self.grant("build", "reach the network while its image is built");
                 }
+                // The engine's builder has no choice of a runtime.
+                if *approved_change && grants.isolation != Isolation::Container {
+                    self.grant("build/runtime", "have its image built outside of gVisor");
+                }
                 for at in hosts {
                     let text = format!("have the build of its image reach {at}");
                     self.grant(format!("build/{at}"), text);

@@ -16,11 +16,11 @@ use crate::document;
 use crate::gate::{self, MIRRORS};
 use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
 use crate::plan::{
-    ActionId, AssembleImage, BuildImage, BuildPlace, BuildReach, Connect, ContainerLimits,
-    ContainerRef, ContainerSpec, ContextRef, Deliver, File, Folder, GuardKind, ImportImage,
-    LABEL_IDENTITY, LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, LABEL_WORKSPACE, MintCa, Mount,
-    NetworkSpec, Operation, Placeholder, PullImage, Reload, SecretRef, Session, StatePath,
-    StateRoot, Upload, UploadItem, UploadSource, User, VolumeSpec, WorkspacePlace,
+    ActionId, AssembleImage, BuildImage, BuildLimits, BuildPlace, BuildReach, Connect,
+    ContainerLimits, ContainerRef, ContainerSpec, ContextRef, Deliver, File, Folder, GuardKind,
+    ImportImage, LABEL_IDENTITY, LABEL_OWNER, LABEL_ROLE, LABEL_SPEC, LABEL_WORKSPACE, MintCa,
+    Mount, NetworkSpec, Operation, Placeholder, PullImage, Reload, SecretRef, Session, StatePath,
+    StateRoot, Upload, UploadItem, UploadSource, User, VolumeSpec, WorkspacePlace, work_volume,
 };
 use crate::policy::{
     BuildNetwork, GitCredential, GitTransport, HostPattern, PinnedImage, Provider, WorkspaceMode,
@@ -51,6 +51,11 @@ pub struct Desired {
 const MANY: usize = 64;
 /// Scratch for sidecars.
 const SIDECAR_TMP: u64 = 64 << 20;
+/// How long an image that an agent proposed may build, in seconds: nobody sees whether it gets anywhere.
+const LONGEST_BUILD: u64 = 3600;
+/// The most memory of its steps in bytes, whatever the agent has: the largest number that the engine's
+/// client takes there.
+const LARGEST_BUILD: u64 = i32::MAX as u64;
 /// git takes apart what is pushed, many clients at once.
 const GATE_LIMITS: ContainerLimits =
     ContainerLimits { cpus_milli: 2000, memory_bytes: 1 << 30, pids: 512, shm_bytes: 1 << 20 };
@@ -354,6 +359,11 @@ impl Lowering<'_> {
                 network: self.session.net.name.clone(),
                 address,
                 dns: egress,
+                limits: BuildLimits {
+                    cpus_milli: self.grants.limits.cpus_milli,
+                    memory_bytes: self.grants.limits.memory_bytes.min(LARGEST_BUILD),
+                    seconds: LONGEST_BUILD,
+                },
                 labels: self.labels(None),
             }),
         };
@@ -418,7 +428,7 @@ impl Lowering<'_> {
     fn agent_volumes(&self) -> Vec<(&'static str, String)> {
         let mut names = vec![("home", format!("bottle-home-{}", self.identity))];
         if self.session.agent_image != self.session.base_image {
-            names.push(("work", format!("bottle-work-{}", self.identity)));
+            names.push(("work", work_volume(self.identity)));
         }
         if self.mounted().is_some_and(|place| place.git.is_some()) {
             names.push(("git", format!("bottle-git-{}", self.identity)));

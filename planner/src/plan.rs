@@ -5,6 +5,7 @@
 //! could be written down.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::borrow::Borrow;
@@ -644,8 +645,23 @@ pub struct BuildPlace {
     /// The only resolver: egress.
     #[schemars(with = "String")]
     pub dns: Ipv4Addr,
+    /// What each of its steps may use. Processes are not counted, since no builder lets anybody say how
+    /// many; what the kernel keeps of them counts as memory.
+    pub limits: BuildLimits,
     /// Labels of the container.
     pub labels: BTreeMap<String, String>,
+}
+
+/// What the steps of a build may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct BuildLimits {
+    /// Thousandths of a core.
+    pub cpus_milli: u32,
+    /// Bytes, swap included.
+    pub memory_bytes: u64,
+    /// All steps together, in seconds.
+    pub seconds: u64,
 }
 
 /// A build context.
@@ -776,6 +792,13 @@ pub struct ContainerLimits {
     pub pids: u32,
     /// `/dev/shm` in bytes.
     pub shm_bytes: u64,
+}
+
+/// The volume of a session that its work lies on, in `copy` and `clone` mode. It begins as its image has the
+/// folder.
+#[must_use]
+pub fn work_volume(identity: &Identity) -> String {
+    format!("bottle-work-{identity}")
 }
 
 /// A mount. Its host side is bound by the executor; no plan can name one.

@@ -177,6 +177,21 @@ impl Supervised {
     }
 }
 
+/// Approves what was shown and is killed after so many milliseconds, wherever it is by then.
+///
+/// # Panics
+///
+/// If it does not begin.
+pub fn approve_and_be_killed(host: &Host, id: &str, digest: &str, after: u64) {
+    let mut command = host.command(&["supervise", "approve", id, "--expect", digest]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("bottle runs");
+    std::thread::sleep(Duration::from_millis(after));
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+    host.run(&["audit", "verify"]).code(0);
+}
+
 impl Drop for Supervised {
     fn drop(&mut self) {
         self.host.run(&["destroy", &self.session, "--yes", "--unsaved"]);

@@ -64,6 +64,18 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p", "-S", "-200"]).out
     }
 
+    /// Keeps what the terminal shows, colours and all, for `scripts/pictures`, where that asks for it.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be written.
+    pub fn picture(&self, name: &str) {
+        let Some(folder) = std::env::var_os("BOTTLE_PICTURES") else { return };
+        let shown = self.tmux(&["capture-pane", "-e", "-p"]).code(0).out;
+        let path = std::path::Path::new(&folder).join(format!("{name}.ansi"));
+        std::fs::write(path, shown).expect("a picture");
+    }
+
     /// Waits until the terminal shows something.
     ///
     /// # Panics

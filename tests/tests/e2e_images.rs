@@ -100,6 +100,11 @@ fn a_copied_workspace_hides_what_is_hidden_and_is_the_agents_own() {
     inside(&first, "echo work > /workspace/made");
     let plan = host.plans(&second, "second.json", &asked);
     assert_eq!(effect(&plan, "image:workspace"), Effect::None, "sessions on one folder share it");
+    // What was planned is not what is there any more, though its image is.
+    let planned = host.read("work/code/src/main.rs");
+    host.write("work/code/src/main.rs", "fn main() { loop {} }\n");
+    host.run(&["apply", "second.json", "--yes"]).code(10).says("content");
+    host.write("work/code/src/main.rs", &planned);
     // The folder changes: the plan made before no longer fits.
     host.run(&["destroy", &first, "--yes"]).code(0);
     docker(&["rmi", "-f", &plan.session.agent_image]);

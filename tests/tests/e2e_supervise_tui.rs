@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use bottle_tests::host::until;
-use bottle_tests::supervised::Supervised;
+use bottle_tests::supervised::{Supervised, bash};
 use bottle_tests::tmux::Terminal;
 use serde_json::{Value, json};
 
@@ -65,6 +65,7 @@ fn requests_are_answered_by_keys() {
     let call = world.asks_egress("POST", "/items/17");
     terminal.shows(&format!("+ newly allows: POST on /items/* at hello.test:{}", world.port));
     terminal.shows("because  the task needs it");
+    terminal.picture("supervise");
     until("the bell rang", || bells() == 1);
     until("somebody was called", || world.host.has("home/notified"));
     let notified = world.host.read("home/notified");
@@ -139,6 +140,31 @@ fn what_moved_is_shown_again_and_what_was_changed_is_asked_about() {
     terminal.shows(NOTHING);
     terminal.presses(&["q"]);
     terminal.shows("ended: 0");
+}
+
+#[test]
+fn an_image_is_approved_by_keys_and_the_agent_comes_back_in_it() {
+    let world = world();
+    let dockerfile = "FROM debian:bookworm-slim\nRUN echo tool > /usr/local/share/tool\n";
+    let arguments = json!({"dockerfile": dockerfile, "justification": "the tool is missing"});
+    let call = world.calls("request-image", arguments);
+    let (_, digest) = world.shown();
+    let terminal = Terminal::sized(&world.host, &["supervise"], LARGE);
+    terminal.shows("because  the tool is missing");
+    terminal.shows("+RUN echo tool > /usr/local/share/tool");
+    terminal.presses(&["a"]);
+    terminal.shows("Approve this? [y/N]");
+    terminal.shows(&digest);
+    terminal.presses(&["y"]);
+    assert_eq!(call.answer()["answer"], "approved");
+    terminal.shows("brings the agent back in the new image");
+    terminal.shows(NOTHING);
+    terminal.presses(&["q"]);
+    terminal.shows("ended: 0");
+    world.host.run(&["resume", &world.session, "--detach", "--yes"]).code(0);
+    let tool = || bash(&world.container(), "cat /usr/local/share/tool");
+    until("the new image is there", || tool() == "tool\n");
+    assert_eq!(world.audit(), ["answered", "done"]);
 }
 
 #[test]

@@ -806,12 +806,13 @@ fn a_proposed_image_that_was_changed_in_a_plan_is_refused() {
         }
     }
     type Case = (LintRule, fn(&mut Plan));
-    let cases: [Case; 9] = [
+    let cases: [Case; 10] = [
         (LintRule::Networks, |p| image(p, |i| i.network = BuildReach::Open)),
         (LintRule::Networks, |p| image(p, |i| i.network = BuildReach::None)),
         (LintRule::Networks, |p| place(p, |at| at.network = "bridge".into())),
         (LintRule::Networks, |p| place(p, |at| at.address = at.dns)),
         (LintRule::Labels, |p| place(p, |at| at.labels.clear())),
+        (LintRule::Rendered, |p| place(p, |at| at.limits.seconds += 1)),
         (LintRule::Rendered, |p| image(p, |i| i.proxy = None)),
         (LintRule::Rendered, |p| image(p, |i| i.dockerfile.push_str("RUN evil\n"))),
         (LintRule::Images, |p| grant(p, |text, _| text.push_str("ADD http://x /x\n"))),

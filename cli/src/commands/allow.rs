@@ -21,7 +21,7 @@ use crate::audit;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::overlay;
+use crate::overlay::Standing;
 use crate::request;
 use crate::rule;
 use crate::sessions::Sessions;
@@ -94,15 +94,18 @@ pub fn run(args: &Allow, context: &mut Context) -> Result<Exit, Failure> {
     };
     let at = request::time(args.at.as_deref(), context.env, Utc::now)?;
     // Looked at first: a rule that could not be kept is not half allowed.
-    let kept = (args.always && !args.once)
-        .then(|| overlay::prepare(context, &args.manifest, &applied, &asked_for, &at))
-        .transpose()?;
-    let Widening { host, port, rule } = asked_for;
+    let standing =
+        Standing { args: &args.manifest, applied: &applied, wanted: &asked_for, at: &at };
+    let standing = (args.always && !args.once).then_some(standing);
+    standing.map_or(Ok(()), |standing| standing.check(context))?;
+    let Widening { host, port, rule } = asked_for.clone();
     if is_allowed(&applied.grants.egress.routes, &host, port, &rule) {
         context.printer.say(&format!("Session {identity} may do that already"));
-        return keep(kept, context);
+        standing.map_or(Ok(()), |standing| standing.keep(context))?;
+        return Ok(Exit::Ok);
     }
-    let approval = Approval { at, host, port, rule, by: Some("bottle allow".to_owned()) };
+    let approval =
+        Approval { at: at.clone(), host, port, rule, by: Some("bottle allow".to_owned()) };
     let amended = Amended::plan(&applied, &Amendment::Route(approval), &args.manifest, context)?;
     if args.plan_only {
         context.printer.data(&amended.text.text)?;
@@ -130,13 +133,7 @@ pub fn run(args: &Allow, context: &mut Context) -> Result<Exit, Failure> {
     if done != Exit::Ok {
         return Ok(done);
     }
-    keep(kept, context)
-}
-
-fn keep(kept: Option<overlay::Prepared>, context: &mut Context) -> Result<Exit, Failure> {
-    if let Some(kept) = kept {
-        kept.write(&mut context.printer)?;
-    }
+    standing.map_or(Ok(()), |standing| standing.keep(context))?;
     Ok(Exit::Ok)
 }
 

@@ -179,7 +179,7 @@ fn found(context: &Context) -> Result<Found, Failure> {
 }
 
 fn one(id: &str, context: &Context) -> Result<Pending, Failure> {
-    found(context)?.one(id)
+    found(context)?.one(id, &context.roots(&ManifestArgs::default())?)
 }
 
 /// What `list --json` prints.

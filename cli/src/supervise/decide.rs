@@ -10,7 +10,7 @@ use bottle_planner::proposal::{Answer, Ask, LONGEST_NOTES, TOLD, Verdict};
 use bottle_planner::sidecar::PROTOCOL;
 use bottle_planner::words::{Digest, Role};
 
-use super::pending::{Found, Pending, open};
+use super::pending::{Found, Pending, already, open};
 use super::seen::{Effect, Seen, waiting_image};
 use crate::amend::InForce;
 use crate::args::ManifestArgs;
@@ -19,7 +19,7 @@ use crate::commands::stop;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::overlay;
+use crate::overlay::Standing;
 
 /// Seconds that an agent has to end when its image changes.
 const GRACE: u32 = 10;
@@ -63,42 +63,35 @@ pub fn approve(pending: &Pending, word: &Word<'_>, context: &mut Context) -> Res
         .hint(format!("look at it again: `bottle supervise show {id}`")));
     }
     // Looked at first: a rule that could not be kept is not half allowed.
-    let kept = match (word.always, seen.widening()) {
+    let (at, rule) = (audit::now()?, seen.widening());
+    let standing = match (word.always, &rule) {
         (false, _) => None,
-        (true, Some(rule)) => {
-            let at = audit::now()?;
-            Some(overlay::prepare(context, word.manifest, &seen.applied, &rule, &at)?)
+        (true, Some(wanted)) => {
+            Some(Standing { args: word.manifest, applied: &seen.applied, wanted, at: &at })
         }
         (true, None) => {
             return Err(Failure::usage("--always goes with network access alone")
                 .hint("a push exception is good once; write an image into the bottle's `image:`"));
         }
     };
+    standing.map_or(Ok(()), |standing| standing.check(context))?;
     let verdict = if word.modified.is_some() { Verdict::Modified } else { Verdict::Approved };
     answered(pending, verdict, word.modified, Some(&seen.digest), word.notes, context)?;
-    match carry_out(pending, &seen, word, context) {
-        Ok(Exit::Ok) => {}
-        Ok(exit) => {
-            failed(pending, "the plan was not carried out whole", context)?;
-            return Ok(exit);
-        }
-        Err(failure) => {
-            failed(pending, &failure.chain(), context)?;
-            return Err(failure);
-        }
+    let exit = or_note(carry_out(pending, &seen, word, context), pending, context)?;
+    if exit != Exit::Ok {
+        failed(pending, "the plan was not carried out whole", context)?;
+        return Ok(exit);
     }
-    let granted = seen.diff.widened.iter().chain(&seen.diff.changed).cloned().collect();
-    tell(pending, verdict, word.notes, granted, context)?;
-    let effect = seen.diff.widened.iter().chain(&seen.diff.changed).cloned().collect();
+    let effect: Vec<String> = seen.diff.widened.iter().chain(&seen.diff.changed).cloned().collect();
+    let told = tell(pending, verdict, word.notes, effect.clone(), context);
+    or_note(told, pending, context)?;
     let plan = match &seen.effect {
         Effect::InPlace(amended) => Some(amended.text.digest.clone()),
         _ => None,
     };
     let proposal = pending.proposal.digest();
     audit::note(&pending.session, Event::Done { proposal, effect, plan }, context)?;
-    if let Some(kept) = kept {
-        kept.write(&mut context.printer)?;
-    }
+    standing.map_or(Ok(()), |standing| standing.keep(context))?;
     context.printer.say(&format!("{} is {}", pending.proposal.id(), verdict.as_str()));
     if matches!(seen.effect, Effect::Image { .. }) {
         // Told first: the agent's call ends while its server still runs.
@@ -127,7 +120,8 @@ pub fn reject(pending: &Pending, notes: &str, context: &mut Context) -> Result<E
         ));
     }
     answered(pending, Verdict::Rejected, None, None, notes, context)?;
-    tell(pending, Verdict::Rejected, notes, Vec::new(), context)?;
+    let told = tell(pending, Verdict::Rejected, notes, Vec::new(), context);
+    or_note(told, pending, context)?;
     let proposal = pending.proposal.digest();
     let event = Event::Done { proposal, effect: Vec::new(), plan: None };
     audit::note(&pending.session, event, context)?;
@@ -179,7 +173,8 @@ fn lock(pending: &Pending, context: &Context) -> Result<Lock, Failure> {
 
 /// Somebody may have answered since it was read.
 fn still_waits(pending: &Pending, context: &Context) -> Result<(), Failure> {
-    let found = Found::of(&context.roots(&ManifestArgs::default())?)?;
+    let roots = context.roots(&ManifestArgs::default())?;
+    let found = Found::of(&roots)?;
     let is_it = |other: &Pending| {
         (&other.session, &other.proposal) == (&pending.session, &pending.proposal)
     };
@@ -188,9 +183,7 @@ fn still_waits(pending: &Pending, context: &Context) -> Result<(), Failure> {
     }
     let answer = found.answered.iter().find(|(other, _)| is_it(other));
     let Some((_, answer)) = answer else { return Err(gone(pending)) };
-    let verdict = answer.verdict.as_str();
-    Err(Failure::new(Exit::Refused, format!("{} was {verdict} already", pending.proposal.id()))
-        .hint("`bottle audit show` has who did it, and when"))
+    Err(already(pending, answer, &roots)?)
 }
 
 /// Whether an approval of it was cut short after it took effect: then it cannot be rejected any more.
@@ -240,6 +233,18 @@ fn answered(
         notes: notes.to_owned(),
     };
     audit::note(&pending.session, event, context)
+}
+
+/// What fails after an answer was noted is noted too: the proposal waits on.
+fn or_note<T>(
+    done: Result<T, Failure>,
+    pending: &Pending,
+    context: &Context,
+) -> Result<T, Failure> {
+    if let Err(failure) = &done {
+        failed(pending, &failure.chain(), context)?;
+    }
+    done
 }
 
 fn failed(pending: &Pending, why: &str, context: &Context) -> Result<(), Failure> {

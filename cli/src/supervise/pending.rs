@@ -3,9 +3,10 @@
 use bottle_executor::files::Root;
 use bottle_executor::proposals::{Proposals, answer_of};
 use bottle_executor::state::Roots;
-use bottle_planner::proposal::{Answer, MOST_PENDING, PROPOSALS, Proposal};
+use bottle_planner::proposal::{Answer, Ask, MOST_PENDING, PROPOSALS, Proposal, Verdict};
 use bottle_planner::words::Identity;
 
+use super::seen::waiting_image;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::sessions::Sessions;
@@ -72,7 +73,7 @@ impl Found {
 
     /// The proposal meant by an id, a unique beginning of one, either after `SESSION/`, or `@last`:
     /// one that waits.
-    pub fn one(self, text: &str) -> Result<Pending, Failure> {
+    pub fn one(self, text: &str, roots: &Roots) -> Result<Pending, Failure> {
         let mut waiting = self.pending;
         if text == "@last" {
             return waiting.pop().ok_or_else(|| Failure::error("nothing waits for an answer"));
@@ -97,15 +98,28 @@ impl Found {
             }
         }
         if let Some((answered, answer)) = self.answered.iter().find(|(pending, _)| is_it(pending)) {
-            return Err(Failure::new(
-                Exit::Refused,
-                format!("{} was {} already", answered.proposal.id(), answer.verdict.as_str()),
-            )
-            .hint("`bottle audit show` has who did it, and when"));
+            return Err(already(answered, answer, roots)?);
         }
         Err(Failure::error(format!("no proposal `{}` waits", text.escape_debug()))
             .hint("`bottle supervise list` has those that do"))
     }
+}
+
+/// Why one that was answered is not answered again. An image whose session does not run in it yet is
+/// named with what is left to do: whoever approved it may have been cut short.
+pub fn already(pending: &Pending, answer: &Answer, roots: &Roots) -> Result<Failure, Failure> {
+    let verdict = answer.verdict.as_str();
+    let failure =
+        Failure::new(Exit::Refused, format!("{} was {verdict} already", pending.proposal.id()));
+    let session = &pending.session;
+    let is_image =
+        matches!(pending.proposal.ask, Ask::Image { .. }) && answer.verdict != Verdict::Rejected;
+    if is_image && waiting_image(roots, session)?.is_some() {
+        return Ok(failure.hint(format!(
+            "its image is not in force yet: `bottle stop {session}`, then `bottle resume {session}`"
+        )));
+    }
+    Ok(failure.hint("`bottle audit show` has who did it, and when"))
 }
 
 /// A session's state folder.

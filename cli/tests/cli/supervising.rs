@@ -99,3 +99,33 @@ fn what_a_deny_rule_refuses_is_not_approved_into_an_empty_word() {
     let shown = host.run(&["supervise", "show", &one.id(), "--json"]).code(11);
     shown.says("a deny rule of the route of api.example.com refuses that");
 }
+
+#[test]
+fn rules_that_are_kept_at_once_are_all_kept() {
+    let host = Host::with_agent();
+    let bottle = |rules: &str| {
+        let text = format!(
+            "---\negress:\n  routes:\n    - host: api.example.com\n      allow: [{rules}]\n---\n"
+        );
+        host.write("root/bottles/dev.md", &text);
+    };
+    let paths: Vec<String> = (0..6).map(|n| format!("/items/{n}")).collect();
+    bottle(&format!("{{methods: [POST], paths: [{}]}}", paths.join(", ")));
+    host.session("dev-aaaaa", &host.plan(&[]));
+    // What the session may do is more than the manifest gives to later ones.
+    bottle("{access: read}");
+    let words = |path: &str| {
+        let rule = ["--host", "api.example.com", "--method", "POST", "--path", path, "--always"];
+        host.run(&[&["allow", "dev-aaaaa"][..], &rule].concat())
+    };
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = paths.iter().map(|path| scope.spawn(|| words(path))).collect();
+        for run in runs {
+            run.join().expect("it ran").code(0).says("Later sessions of bottle dev may do so too");
+        }
+    });
+    let overlay = host.read("root/overlays/dev.yaml");
+    for path in &paths {
+        assert_eq!(overlay.matches(&format!("[\"{path}\"]")).count(), 1, "{overlay}");
+    }
+}

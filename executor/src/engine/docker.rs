@@ -22,7 +22,8 @@ use bollard::models as api;
 use bollard::query_parameters as query;
 use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, body_full, body_try_stream};
 use bottle_planner::plan::{
-    BuildPlace, BuildReach, ContainerSpec, GuardKind, LABEL_OWNER, Mount, NetworkSpec, VolumeSpec,
+    BuildLimits, BuildPlace, BuildReach, ContainerSpec, GuardKind, LABEL_OWNER, Mount, NetworkSpec,
+    VolumeSpec,
 };
 use bottle_planner::sidecar;
 use bottle_planner::snapshot::{
@@ -74,8 +75,9 @@ struct Build<'b> {
     tag: &'b str,
     /// The engine's word for the network of its steps.
     network: &'b str,
-    /// Whether it neither takes nor gives what other builds made.
-    alone: bool,
+    /// What an image that an agent proposed may use. Such a build neither takes nor gives what other
+    /// builds made.
+    limits: Option<BuildLimits>,
     proxy: Option<&'b (String, Vec<String>)>,
     labels: &'b BTreeMap<String, String>,
     progress: &'b dyn Fn(&str),
@@ -323,29 +325,52 @@ impl Docker {
     }
 
     async fn run_build(&self, context: Bytes, build: &Build<'_>) -> Result<String, EngineError> {
-        let Build { tag, network, alone, proxy, labels, progress } = build;
+        let Build { tag, network, limits, proxy, labels, progress } = build;
         let arguments = proxy.map(proxy_arguments).unwrap_or_default();
         let labels: HashMap<String, String> = (*labels).clone().into_iter().collect();
-        let options = query::BuildImageOptionsBuilder::default()
+        let mut options = query::BuildImageOptionsBuilder::default()
             .dockerfile("Dockerfile")
             .t(tag)
             .rm(true)
             .forcerm(true)
             // What other builds left may be an agent's, and what this one leaves is.
-            .nocache(*alone)
+            .nocache(limits.is_some())
             .networkmode(network)
             .labels(&labels)
-            .buildargs(&arguments)
-            .build();
+            .buildargs(&arguments);
+        if let Some(limits) = limits {
+            let number = |n: u64| i32::try_from(n).unwrap_or(i32::MAX);
+            options = options
+                .memory(number(limits.memory_bytes))
+                // Equal to `memory`: none of it is swap.
+                .memswap(number(limits.memory_bytes))
+                // Microseconds of a tenth of a second.
+                .cpuperiod(100_000)
+                .cpuquota(number(u64::from(limits.cpus_milli) * 100));
+        }
         let logins = self.logins_of(&context).await?;
-        let stream = self.slow.build_image(options, logins, Some(body_full(context)));
+        let stream = self.slow.build_image(options.build(), logins, Some(body_full(context)));
         let made = RefCell::new(MadeByBuild::default());
         let note = |line: &str| {
             made.borrow_mut().note(line);
             progress(line);
         };
         let action = format!("build the image `{tag}`");
-        if let Err(error) = follow(stream, &self.failed(&action), &note).await {
+        let failed = self.failed(&action);
+        let built = follow(stream, &failed, &note);
+        let built = match limits {
+            None => built.await,
+            // The engine ends a build whose client is gone.
+            Some(BuildLimits { seconds, .. }) => {
+                tokio::time::timeout(Duration::from_secs(*seconds), built).await.unwrap_or_else(
+                    |_| {
+                        let message = format!("it took longer than {seconds} seconds");
+                        Err(EngineError::Refused { action: action.clone(), message })
+                    },
+                )
+            }
+        };
+        if let Err(error) = built {
             self.discard(&made.into_inner()).await;
             return Err(error);
         }
@@ -789,19 +814,20 @@ impl Engine for Docker {
         labels: &BTreeMap<String, String>,
         progress: &dyn Fn(&str),
     ) -> Result<String, EngineError> {
-        let (network, alone) = match reach {
-            BuildReach::Open => ("default".to_owned(), false),
-            BuildReach::None => ("none".to_owned(), false),
+        let network = match reach {
+            BuildReach::Open => "default",
+            BuildReach::None => "none",
             BuildReach::Session(place) => {
                 let held = self.hold(place).await?;
                 let network = format!("container:{}", held.container);
-                let build = Build { tag, network: &network, alone: true, proxy, labels, progress };
+                let limits = Some(place.limits);
+                let build = Build { tag, network: &network, limits, proxy, labels, progress };
                 let built = self.run_build(context, &build).await;
                 self.let_go(held).await;
                 return built;
             }
         };
-        let build = Build { tag, network: &network, alone, proxy, labels, progress };
+        let build = Build { tag, network, limits: None, proxy, labels, progress };
         self.run_build(context, &build).await
     }
 

@@ -15,12 +15,13 @@ mod server;
 mod store;
 mod tools;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bottle_planner::sidecar::{SUPERVISE_PORT, SuperviseSettings};
 use bytes::Bytes;
@@ -28,9 +29,10 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, SessionConfig};
+use rmcp::transport::streamable_http_server::{SessionId, SessionManager as _};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -50,7 +52,8 @@ const LARGEST_HEAD: usize = 64 << 10;
 const LARGEST_MESSAGE: usize = 1 << 20;
 /// Connections at once; more are closed.
 const CONNECTIONS: usize = 64;
-/// Clients that said hello and not goodbye; more are told to wait.
+/// Clients that said hello and not goodbye; with one more, the one that is silent for longest is
+/// forgotten. What it asked for stays with the person.
 const MOST_CLIENTS: usize = 200;
 /// A client that is silent for so long is forgotten. A call that waits for a person is silent.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(26 * 3600);
@@ -60,6 +63,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(26 * 3600);
 struct Mcp {
     http: StreamableHttpService<Supervise, LocalSessionManager>,
     clients: Arc<LocalSessionManager>,
+    /// When each was last heard.
+    heard: Arc<Mutex<HashMap<SessionId, Instant>>>,
 }
 
 /// Runs supervise until it is asked to end.
@@ -142,7 +147,7 @@ fn mcp(settings: &SuperviseSettings, input: &Path, store: Arc<Store>) -> Mcp {
     let clients = Arc::new(clients);
     let http =
         StreamableHttpService::new(move || Ok(supervise.clone()), Arc::clone(&clients), http);
-    Mcp { http, clients }
+    Mcp { http, clients, heard: Arc::default() }
 }
 
 async fn accept(listener: TcpListener, agent: IpAddr, mcp: Mcp) {
@@ -176,10 +181,7 @@ async fn accept(listener: TcpListener, agent: IpAddr, mcp: Mcp) {
 async fn answer(stream: TcpStream, mcp: Mcp) {
     let service = service_fn(|request: Request<Incoming>| async {
         Ok::<_, Infallible>(match request.uri().path() {
-            "/mcp" if is_hello_too_many(&request, &mcp).await => {
-                plain(StatusCode::SERVICE_UNAVAILABLE, "too many clients; end some of them first")
-            }
-            "/mcp" => mcp.http.handle(request).await,
+            "/mcp" => mcp.handle(request).await,
             _ => plain(StatusCode::NOT_FOUND, "the MCP server is at /mcp"),
         })
     });
@@ -192,10 +194,55 @@ async fn answer(stream: TcpStream, mcp: Mcp) {
         .await;
 }
 
-/// Whether a request would be one client too many: what names no client makes one.
-async fn is_hello_too_many(request: &Request<Incoming>, mcp: &Mcp) -> bool {
-    !request.headers().contains_key("mcp-session-id")
-        && mcp.clients.sessions.read().await.len() >= MOST_CLIENTS
+impl Mcp {
+    async fn handle(&self, request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+        match client_of(request.headers()) {
+            Some(client) => self.note(client).await,
+            // What names no client makes one.
+            None => self.make_room().await,
+        }
+        let response = self.http.handle(request).await;
+        if let Some(client) = client_of(response.headers()) {
+            self.note(client).await;
+        }
+        response
+    }
+
+    /// Only what the manager knows is kept: a client can make up as many ids as it likes.
+    async fn note(&self, client: SessionId) {
+        let known = self.clients.sessions.read().await;
+        if known.contains_key(&client) {
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.insert(client, Instant::now());
+            heard.retain(|client, _| known.contains_key(client));
+        }
+    }
+
+    async fn make_room(&self) {
+        while let Some(client) = self.silent_for_longest().await {
+            log::warn("a client is forgotten: there are too many", &[]);
+            if let Err(error) = self.clients.close_session(&client).await {
+                log::warn("a client is not forgotten", &[("error", &error)]);
+                return;
+            }
+        }
+    }
+
+    /// Where there are as many as there can be.
+    async fn silent_for_longest(&self) -> Option<SessionId> {
+        let known = self.clients.sessions.read().await;
+        if known.len() < MOST_CLIENTS {
+            return None;
+        }
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was not heard yet was just made.
+        let now = Instant::now();
+        known.keys().min_by_key(|client| heard.get(*client).copied().unwrap_or(now)).cloned()
+    }
+}
+
+fn client_of(headers: &HeaderMap) -> Option<SessionId> {
+    headers.get("mcp-session-id")?.to_str().ok().map(SessionId::from)
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<BoxBody<Bytes, Infallible>> {

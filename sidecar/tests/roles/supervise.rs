@@ -307,6 +307,26 @@ fn what_cannot_be_asked_for_reaches_nobody() {
 }
 
 #[test]
+fn clients_that_never_say_goodbye_keep_no_other_out() {
+    let session = Session::new();
+    let _process = started(&session);
+    let early: Vec<Client<'_>> = (0..2).map(|_| Client::new(&session)).collect();
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    let code = |client: &Client<'_>| {
+        let head = head(&mut send(&session, Who::Agent, Some(&client.id), ping));
+        head.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    let later: Vec<Client<'_>> = (2..200).map(|_| Client::new(&session)).collect();
+    // Heard just now, though it came first; two more than there is room for follow.
+    assert_eq!(code(&early[0]), "200");
+    let newest = [Client::new(&session), Client::new(&session)];
+    let forgotten = [&early[1], &later[0]].map(&code);
+    assert_eq!(forgotten, ["404", "404"]);
+    let known = [&early[0], &later[1], &newest[0], &newest[1]].map(code);
+    assert_eq!(known, ["200"; 4]);
+}
+
+#[test]
 fn messages_without_end_and_browsers_are_refused() {
     let session = Session::new();
     let _process = started(&session);

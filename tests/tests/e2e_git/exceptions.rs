@@ -7,7 +7,7 @@ use bottle_planner::words::Name;
 use serde_json::Value;
 
 use bottle_tests::host::until;
-use bottle_tests::supervised::{Call, hello};
+use bottle_tests::supervised::{Call, approve_and_be_killed, hello};
 use serde_json::json;
 
 use crate::World;
@@ -79,20 +79,7 @@ fn an_agent_asks_a_person_approves_and_it_is_pushed_once() {
     let finding = finding.trim().trim_end_matches(']');
     assert_eq!(finding.len(), 32, "{refused}");
 
-    let container = format!("bottle-{}", world.session);
-    let client = hello(&container, "supervise").expect("supervise answers");
-    let ask = |why: &str| {
-        let arguments = json!({"remote": "web", "finding": finding, "justification": why});
-        Call::begin(&container, &client, "request-push-exception", arguments)
-    };
-    let call = ask("a key of a test, made up");
-    let listed = || {
-        let listed = world.host.run(&["supervise", "list", "--json"]).code(0).out;
-        let listed: Value = serde_json::from_str(&listed).expect("JSON");
-        listed["proposals"].as_array().expect("a list").clone()
-    };
-    until("it is asked", || !listed().is_empty());
-    let id = listed()[0]["id"].as_str().expect("an id").to_owned();
+    let (call, id) = asks(&world, finding);
     // Shown is what the gate found, and not what the agent says of it.
     let shown = world.host.run(&["supervise", "show", &id]).code(0);
     let shown = shown.prints("push to web, once, what github-pat finds in s").out;
@@ -108,4 +95,61 @@ fn an_agent_asks_a_person_approves_and_it_is_pushed_once() {
     world.inside(push).code(1).says("t, line 1: github-pat");
     world.host.run(&["audit", "show"]).code(0).prints("to push finding").prints("in force");
     world.down();
+}
+
+#[test]
+fn killed_at_any_moment_an_exception_is_good_once() {
+    let world = World::supervised("gitkill");
+    let push = "cd /tmp/web && git push origin HEAD";
+    for (n, part) in (1u64..=4).map(|n| (n, n * 120)) {
+        // In two parts, so that no token stands whole in this file.
+        let token = ["ghp_", &format!("Zx{n}Qm2Lr7Tn4Vb9Kc3Hj6Gf1Dp5Ws0YaEuRi")].concat();
+        let line = format!(
+            "cd /tmp/web && echo 'key = {token}' > s{n} && git add s{n} && git commit -qm s{n}"
+        );
+        world.inside(&line).code(0);
+        let refused = world.inside(push).code(1).says("request-push-exception").err;
+        let found = refused.lines().find(|found| found.contains("line 1: github-pat"));
+        let finding = found.and_then(|found| found.rsplit('[').next()).expect("a finding");
+        let (call, id) = asks(&world, finding.trim().trim_end_matches(']'));
+        approve_and_be_killed(&world.host, &id, &digest(&world, &id), part);
+        if !waiting(&world).is_empty() {
+            let words = ["supervise", "approve", &id, "--expect", &digest(&world, &id)];
+            world.host.run(&words).code(0);
+        }
+        assert_eq!(call.answer()["answer"], "approved", "after {part} ms");
+        world.inside(push).code(0).says("let through once by a person");
+        let used = format!("root/state/{}/git-gate/out/used-exceptions/{id}", world.session);
+        assert!(world.host.has(&used), "after {part} ms");
+    }
+    let kept =
+        world.host.read(&format!("root/state/{}/git-gate/in/exceptions.json", world.session));
+    assert_eq!(kept.matches("github-pat").count(), 4, "{kept}");
+    world.down();
+}
+
+fn waiting(world: &World) -> Vec<Value> {
+    let listed = world.host.run(&["supervise", "list", "--json"]).code(0).out;
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    listed["proposals"].as_array().expect("a list").clone()
+}
+
+/// A call that asks for a finding to be let through, and its id.
+fn asks(world: &World, finding: &str) -> (Call, String) {
+    let container = format!("bottle-{}", world.session);
+    let client = hello(&container, "supervise").expect("supervise answers");
+    let arguments = json!({
+        "remote": "web", "finding": finding, "justification": "a key of a test, made up",
+    });
+    let call = Call::begin(&container, &client, "request-push-exception", arguments);
+    until("it is asked", || !waiting(world).is_empty());
+    let id = waiting(world)[0]["id"].as_str().expect("an id").to_owned();
+    (call, id)
+}
+
+/// What approving it would be bound to.
+fn digest(world: &World, id: &str) -> String {
+    let shown = world.host.run(&["supervise", "show", id, "--json"]).code(0).out;
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    shown["digest"].as_str().expect("a digest").to_owned()
 }

@@ -98,6 +98,17 @@ fn a_person_works_with_it_on_a_terminal() {
     let world = world();
     let session = unique("claude");
     let ready = "bypass permissions on";
+    // Shown first, and asked about.
+    let words: Vec<&str> =
+        world.start(&session, &[]).into_iter().filter(|w| *w != "--yes").collect();
+    let terminal = Terminal::sized(&world.host, &words, (110, 44));
+    terminal.shows("Carry out this plan? [y/N]");
+    terminal.picture("start");
+    terminal.types("n");
+    terminal.shows("ended: 11");
+    drop(terminal);
+    assert_eq!(docker(&["ps", "-aq", "--filter", &format!("name=bottle-{session}")]).out, "");
+
     // Nothing is said yet: there is nothing to resume, and resuming begins anew.
     let terminal = Terminal::run(&world.host, &world.start(&session, &[]));
     terminal.shows(ready);
@@ -108,6 +119,7 @@ fn a_person_works_with_it_on_a_terminal() {
     terminal.shows(ready);
     terminal.types(MAKE);
     terminal.shows(DONE);
+    terminal.picture("session");
     asked_as_planned(&world);
     assert_eq!(file(&session, MADE.0), MADE.1);
     let whoami = docker(&["exec", &format!("bottle-{session}"), "id", "-u"]).code(0).out;

@@ -13,7 +13,7 @@ use crate::grants::{EnvGrant, Grants, ImageGrant, SecretUse};
 use crate::manifest::units::{bytes_text, seconds_text, thousandths_text};
 use crate::policy::{
     Access, Auth, BuildNetwork, DlpAction, HostPattern, Isolation, Provider, PushException, Route,
-    Rule, Tls, WorkspaceMode,
+    RouteRole, Rule, Tls, WorkspaceMode,
 };
 
 /// One sentence about grants.
@@ -239,7 +239,11 @@ impl Facts {
             self.grant(format!("route/{at}/private"), text);
         }
         if let Some(role) = route.role {
-            self.opaque(format!("route/{at}/role"), format!("treat {at} as {role:?}"));
+            let text = match role {
+                RouteRole::ClaudeCodeOauth => "Claude's API, with a person's own token",
+                RouteRole::ModelProvider => "its model provider's API",
+            };
+            self.opaque(format!("route/{at}/role"), format!("treat {at} as {text}"));
         }
     }
 

@@ -6,7 +6,7 @@ use bottle_executor::apply::Confirmed;
 use bottle_planner::diff::{Verdict, diff_grants};
 use bottle_planner::escape::visible;
 use bottle_planner::lint::lint;
-use bottle_planner::plan::{Effect, Intent, Plan};
+use bottle_planner::plan::{Action, Effect, Intent, Operation, Plan};
 use bottle_planner::show;
 use bottle_planner::words::{AbsPath, Digest};
 use clap::Args;
@@ -270,7 +270,14 @@ fn summarize(
         printer.say(asked.trim_end());
     }
     if !rollback {
-        for action in plan.actions.iter().filter(|a| a.effect != Effect::None) {
+        // Of a session that is made from nothing, what takes long and what is put into a person's folder:
+        // what the agent may do stands above, and is not to scroll away.
+        let told = |action: &&Action| match action.effect {
+            Effect::None => false,
+            Effect::Create => before.is_some() || is_felt(&action.op),
+            _ => true,
+        };
+        for action in plan.actions.iter().filter(told) {
             printer.say(&format!("  {} {}", show::sign(action), show::action_line(action)));
         }
     }
@@ -282,6 +289,16 @@ fn summarize(
         let head = printer.paint(Colour::Red, "This may lose work for good:");
         printer.say(&format!("{head} {}", lost.join(", ")));
     }
+}
+
+fn is_felt(op: &Operation) -> bool {
+    matches!(
+        op,
+        Operation::BuildImage(_)
+            | Operation::AssembleImage(_)
+            | Operation::PullImage(_)
+            | Operation::Placeholder(_)
+    )
 }
 
 /// Refuses what a lock file cannot approve: it says what is granted, and nothing of the command's

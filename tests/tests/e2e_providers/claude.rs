@@ -101,7 +101,7 @@ fn a_person_works_with_it_on_a_terminal() {
     // Shown first, and asked about.
     let words: Vec<&str> =
         world.start(&session, &[]).into_iter().filter(|w| *w != "--yes").collect();
-    let terminal = Terminal::sized(&world.host, &words, (110, 44));
+    let terminal = Terminal::sized(&world.host, &words, (110, 40));
     terminal.shows("Carry out this plan? [y/N]");
     terminal.picture("start");
     terminal.types("n");

@@ -20,7 +20,7 @@ use crate::exit::Exit;
     max_term_width = 100,
     disable_help_subcommand = false,
     propagate_version = false,
-    after_help = "Begin with `bottle init`, then `bottle doctor` and `bottle plan`.",
+    after_help = "Begin with `bottle doctor`, then `bottle init` and `bottle start dev`.",
     after_long_help = long_help()
 )]
 pub struct Cli {

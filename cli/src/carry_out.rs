@@ -1,7 +1,7 @@
 //! Carrying out a plan that was approved: the part that `apply` and `destroy` share.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -12,12 +12,13 @@ use bottle_executor::engine::docker::Docker;
 use bottle_executor::events::Event;
 use bottle_executor::receipt::Outcome;
 use bottle_executor::rollback::{RolledBack, rollback};
-use bottle_executor::secrets::{MAX_BYTES, Prompter, Secret};
+use bottle_executor::secrets::{MAX_BYTES, Missing, Prompter, Secret, Sources, available};
+use bottle_executor::sources::host_config;
 use bottle_executor::state::Roots;
 use bottle_executor::tool::ToolBinary;
 use bottle_executor::work::{SAVED, Saved};
 use bottle_planner::escape::visible;
-use bottle_planner::plan::{Operation, Plan, SecretRef};
+use bottle_planner::plan::{Effect, Operation, Plan, SecretRef};
 use bottle_planner::resolve::owner_label;
 use bottle_planner::words::{AbsPath, Digest, EnvName};
 use chrono::{SecondsFormat, Utc};
@@ -100,6 +101,37 @@ pub fn check(job: &Job<'_>) -> Result<(), Failure> {
         }
         None => Ok(()),
     }
+}
+
+/// Says which secrets are missing, before anybody reads and approves what could not be done.
+pub fn check_secrets(job: &Job<'_>, context: &Context) -> Result<(), Failure> {
+    // What is wrong with the config was told when it was planned.
+    let config = host_config(&job.roots.root.join("config.yaml")).config;
+    let env = |name: &str| context.env.secret(name);
+    let sources = Sources { config: &config.secrets, home: &job.roots.home, env: &env };
+    let due = job.plan.actions.iter().filter(|action| action.effect != Effect::None);
+    let wanted: BTreeSet<_> = due
+        .flat_map(|action| match &action.op {
+            Operation::Deliver(deliver) => deliver.items.values().collect(),
+            _ => Vec::new(),
+        })
+        .filter_map(|item| match item {
+            SecretRef::Secret { secret } => Some(secret),
+            _ => None,
+        })
+        .collect();
+    let missing = wanted.into_iter().filter_map(|secret| available(secret, &sources).err());
+    let problems: Vec<Problem> = missing.map(of_secret).collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure { exit: Exit::Stale, problems, again: false })
+}
+
+fn of_secret(missing: Missing) -> Problem {
+    let hint = Some(missing.hint).filter(|hint| !hint.is_empty());
+    let message = format!("secret {} is missing: {}", missing.name, missing.why);
+    Problem { message, causes: Vec::new(), hint }
 }
 
 /// Whether the state root, or the folder it would be made in, can be written to.
@@ -297,10 +329,7 @@ pub fn told(error: ApplyError, plan: &Plan) -> Failure {
             Failure { exit, problems, again: true }
         }
         ApplyError::SecretsMissing(missing) => {
-            let each = missing.0.into_iter();
-            let problems = each
-                .map(|m| problem(format!("secret {} is missing: {}", m.name, m.why), m.hint))
-                .collect();
+            let problems = missing.0.into_iter().map(of_secret).collect();
             Failure { exit, problems, again: false }
         }
         ApplyError::Engine(error) => world::engine_failure(&error),

@@ -91,7 +91,9 @@ impl Sessions {
         let all = self.all();
         if text == "@last" {
             let last = all.iter().max_by_key(|identity| self.changed(identity));
-            return last.cloned().ok_or_else(|| Failure::error("there is no session yet"));
+            return last.cloned().ok_or_else(|| {
+                Failure::error("there is no session").hint("`bottle start AGENT` begins one")
+            });
         }
         if let Some(exact) = all.iter().find(|identity| identity.as_str() == text) {
             return Ok(exact.clone());
@@ -100,8 +102,7 @@ impl Sessions {
             all.iter().filter(|i| !text.is_empty() && i.as_str().starts_with(text)).collect();
         match by_prefix.as_slice() {
             [one] => Ok((*one).clone()),
-            [] => Err(Failure::error(format!("there is no session `{}`", text.escape_debug()))
-                .hint(known(&all))),
+            [] => Err(self.none(text, &all)),
             several => {
                 let several: Vec<Identity> = several.iter().map(|i| (*i).clone()).collect();
                 Err(Failure::usage(format!(
@@ -112,6 +113,15 @@ impl Sessions {
                 .hint(known(&several)))
             }
         }
+    }
+
+    fn none(&self, text: &str, all: &[Identity]) -> Failure {
+        let record = Identity::new(text).ok().map(|name| self.history.join(name.as_str()));
+        if let Some(record) = record.filter(|record| record.is_dir()) {
+            return Failure::error(format!("session {text} has ended"))
+                .hint(format!("its record is {}", record.display()));
+        }
+        Failure::error(format!("there is no session `{}`", text.escape_debug())).hint(known(all))
     }
 
     /// The folder of a session that was not taken down.
@@ -168,7 +178,7 @@ fn planned(folder: &Path) -> Vec<Identity> {
 #[must_use]
 pub fn known(sessions: &[Identity]) -> String {
     if sessions.is_empty() {
-        return "no session is there; `bottle plan AGENT -o plan.json` begins one".to_owned();
+        return "no session is there; `bottle start AGENT` begins one".to_owned();
     }
     let names: Vec<&str> = sessions.iter().map(Identity::as_str).collect();
     format!("sessions: {}", names.join(", "))

@@ -35,7 +35,7 @@ use crate::mounted;
 use crate::pack;
 use crate::repository;
 use crate::secrets::{Env, Gathered};
-use crate::state::{Ledger, Roots};
+use crate::state::{CA_KEY, Ledger, Roots};
 use crate::tool::{self, ToolBinary, ToolError};
 use crate::tree::TreeError;
 use crate::work::{self, SaveError};
@@ -693,6 +693,8 @@ impl<E: Engine> World<'_, E> {
         let to = self
             .blocking(move || {
                 let from = own(&format!("state/{identity}"))?;
+                // Nothing that trusts it is left.
+                root.remove(&own(&format!("state/{identity}/{CA_KEY}"))?)?;
                 root.ensure_folder(&own("history")?, 0o700)?;
                 for n in 1_u32.. {
                     let to = own(&history_name(identity.as_str(), n))?;

@@ -143,7 +143,11 @@ pub fn gather(
 }
 
 /// Whether a source could answer, without asking it for the value: for requirements.
-pub(crate) fn available(secret: &SecretName, sources: &Sources<'_>) -> Result<(), Missing> {
+///
+/// # Errors
+///
+/// It could not; why, and what to do about it.
+pub fn available(secret: &SecretName, sources: &Sources<'_>) -> Result<(), Missing> {
     let why = match sources.config.get(secret) {
         Some(SecretSource::Command { argv }) => match argv.first() {
             Some(program) if found_in_path(program, sources.env) => return Ok(()),

@@ -105,6 +105,8 @@ pub const ANSWERS: &str = "supervise/in/answers";
 pub const BUILD_HOSTS: &str = "build-hosts.json";
 /// Findings that a person lets through the git gate, once each.
 pub const PUSH_EXCEPTIONS: &str = "git-gate/in/exceptions.json";
+/// The key of the session's certificate authority. No digest of it is taken, and no record keeps it.
+pub const CA_KEY: &str = "egress/in/ca.key";
 /// Set while a session must not be taken down on a normal end.
 pub const PRESERVE: &str = ".preserve";
 

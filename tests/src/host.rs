@@ -335,11 +335,14 @@ impl Host {
         })
     }
 
-    /// The names of everything on the engine that carries this host's label.
+    /// The names of everything on the engine that carries this host's label, and keys that ended sessions left.
     #[must_use]
     pub fn leavings(&self) -> Vec<String> {
         let listed = |kind: Kind| kind.owned_by(&self.owner());
-        Kind::ALL.into_iter().flat_map(listed).collect()
+        let records = std::fs::read_dir(self.at("root/history")).into_iter().flatten().flatten();
+        let keys = records.map(|record| record.path().join("egress/in/ca.key"));
+        let keys = keys.filter(|key| key.exists()).map(|key| key.display().to_string());
+        Kind::ALL.into_iter().flat_map(listed).chain(keys).collect()
     }
 }
 

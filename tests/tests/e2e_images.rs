@@ -100,6 +100,11 @@ fn a_copied_workspace_hides_what_is_hidden_and_is_the_agents_own() {
     inside(&first, "echo work > /workspace/made");
     let plan = host.plans(&second, "second.json", &asked);
     assert_eq!(effect(&plan, "image:workspace"), Effect::None, "sessions on one folder share it");
+    // A plan in the folder that it copies would make itself stale.
+    let words = ["plan", "dev", "--manifest", "bottle.yaml", "-o", "code/plan.json"];
+    let words: Vec<&str> = words.iter().chain(&asked).copied().collect();
+    host.run(&words).code(64).says("would lie in the folder that the session copies");
+    assert!(!host.has("work/code/plan.json"));
     // What was planned is not what is there any more, though its image is.
     let planned = host.read("work/code/src/main.rs");
     host.write("work/code/src/main.rs", "fn main() { loop {} }\n");

@@ -188,3 +188,24 @@ fn a_start_that_fails_leaves_nothing() {
         .says("nobody approved the plan");
     assert_eq!(host.leavings(), Vec::<String>::new());
 }
+
+#[test]
+fn a_secret_that_is_missing_is_said_once_and_before_anything_is_asked() {
+    let manifest = "bottles:
+  box:
+    egress: {routes: [{host: api.example.com, auth: {scheme: Bearer, secret: TOKEN}}]}
+    provider: {command: [sleep, '86400']}
+    image: {reference: 'debian:bookworm-slim'}
+    isolation: container
+    workspace: {modes: [none]}
+agents:
+  dev: {bottle: box, prompt: Be brief.}
+";
+    let host = Host::with_manifest(manifest);
+    let session = unique("missing");
+    let words = ["start", "dev", "--manifest", "bottle.yaml", "--name", session.as_str()];
+    // Without `--yes` nobody could be asked: that is not what it ends with.
+    let ran = host.run(&words).code(10).says("secret TOKEN is missing: the variable `TOKEN`");
+    assert!(!ran.err.contains("planning again"), "{}", ran.err);
+    assert!(host.leavings().is_empty());
+}

@@ -201,6 +201,7 @@ impl Consent {
             let question = match (self.rollback, lost.is_empty()) {
                 (true, _) => "Undo this plan?",
                 (false, true) => "Carry out this plan?",
+                (false, false) if saves(plan) => "Carry out this plan?",
                 (false, false) => "Carry out this plan, and lose that work for good?",
             };
             if !ask::confirm(printer, question)? {
@@ -215,15 +216,17 @@ impl Consent {
                 format!("the plan may lose work: {}", lost.join(", ")),
             )
             .hint("say --yes if that is meant")),
-            None => {
-                Err(Failure::new(Exit::Refused, "nobody approved the plan and nobody can be asked")
-                    .hint(match plan.intent {
-                        Intent::Launch => {
-                            "approve it with --expect DIGEST, --require-lock FILE or --yes"
-                        }
-                        Intent::Destroy => "say --yes if that is meant",
-                    }))
-            }
+            None => Err(Failure::new(
+                Exit::Refused,
+                "nobody approved the plan and nobody can be asked",
+            )
+            .hint(match plan.intent {
+                Intent::Launch => {
+                    "say --yes, or approve the plan in a file: `bottle apply FILE` with --expect \
+                             DIGEST or --require-lock FILE"
+                }
+                Intent::Destroy => "say --yes if that is meant",
+            })),
         }
     }
 }
@@ -264,6 +267,8 @@ fn summarize(
     if let (Some(place), Intent::Launch) = (&plan.session.workspace, plan.intent) {
         let folder = visible(place.host.as_str());
         printer.say(&format!("It works on {folder} ({}).", place.mode.as_str()));
+    } else if before.is_none() && plan.intent == Intent::Launch {
+        printer.say("No folder comes in; `--workspace copy` brings the current one.");
     }
     let asked = show::asked(plan);
     if plan.intent == Intent::Launch && !asked.is_empty() {
@@ -285,10 +290,20 @@ fn summarize(
         printer.say(&format!("  ! {}", visible(&notice.message)));
     }
     printer.say(&show::summary_line(plan));
-    if !lost.is_empty() {
+    if !lost.is_empty() && saves(plan) {
+        let what =
+            "patch, commits and transcript are saved to the record first, the rest goes for good:";
+        printer.say(&format!("{what} {}", lost.join(", ")));
+    } else if !lost.is_empty() {
         let head = printer.paint(Colour::Red, "This may lose work for good:");
         printer.say(&format!("{head} {}", lost.join(", ")));
     }
+}
+
+/// Whether the agent's work is saved before anything goes.
+fn saves(plan: &Plan) -> bool {
+    let save = |action: &Action| matches!(action.op, Operation::Save(_));
+    plan.actions.iter().any(|action| action.effect != Effect::None && save(action))
 }
 
 fn is_felt(op: &Operation) -> bool {

@@ -162,7 +162,14 @@ fn engine(context: &Context, config: &HostConfig) -> Result<Vec<Check>, Failure>
         } else {
             Check::ok("engine", text)
         }];
-        checks.push(if facts.runtimes.contains("runsc") {
+        checks.push(if facts.without_limits.contains("runsc") {
+            Check::warn(
+                "isolation",
+                "gVisor (runsc) is registered with --ignore-cgroups: no limit of memory, processes or \
+                 processor holds",
+                "register it without that argument, or say `isolation: container` in a bottle",
+            )
+        } else if facts.runtimes.contains("runsc") {
             Check::ok("isolation", "gVisor (runsc) is registered")
         } else {
             Check::warn(

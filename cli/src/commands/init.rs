@@ -42,7 +42,11 @@ pub fn run(args: &Init, context: &mut Context) -> Result<Exit, Failure> {
             there.join(" and "),
             root.display()
         ))
-        .hint("nothing was written; `--force` writes what is missing, over nothing"));
+        .hint(if there.len() == files.len() {
+            "there is nothing to do; `bottle start dev` is next"
+        } else {
+            "nothing was written; `--force` writes what is missing, over nothing"
+        }));
     }
     for (path, text) in &files {
         let file = root.join(path);
@@ -53,7 +57,8 @@ pub fn run(args: &Init, context: &mut Context) -> Result<Exit, Failure> {
     }
     context.printer.say(
         "\nNext:\n  bottle info dev    what is it started with? is every secret there?\n  \
-         bottle start dev   see what it may do; on a yes it begins, and you join it",
+         bottle start dev --workspace copy\n                     \
+         see what it may do with a copy of this folder; on a yes it begins, and you join it",
     );
     Ok(Exit::Ok)
 }

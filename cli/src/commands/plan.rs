@@ -1,10 +1,10 @@
 //! `bottle plan`: manifest, request and host in, one plan out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bottle_planner::escape::visible;
 use bottle_planner::plan::Plan as PlanDocument;
-use bottle_planner::policy::Manifest;
+use bottle_planner::policy::{Manifest, WorkspaceMode};
 use bottle_planner::resolve::{Inputs, plan, plan_digest};
 use bottle_planner::show;
 use bottle_planner::spec::Spec;
@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 
 use crate::again;
 use crate::args::ManifestArgs;
-use crate::context::Context;
+use crate::context::{Context, absolute};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::leak_rules;
@@ -96,6 +96,7 @@ pub fn run(args: &Plan, context: &mut Context) -> Result<Exit, Failure> {
     leak_rules::of_manifest(&plan.grants, &inputs.manifest)?;
     let text = super::pretty(&plan)?;
     if let Some(file) = &args.output {
+        outside_what_is_copied(file, &plan)?;
         save(file, &text)?;
     }
     match (args.format, &args.output) {
@@ -107,6 +108,24 @@ pub fn run(args: &Plan, context: &mut Context) -> Result<Exit, Failure> {
     let changes = s.create + s.update + s.replace + s.delete > 0;
     tell(&plan, changes, args, context);
     Ok(if args.detailed_exitcode && changes { Exit::Changes } else { Exit::Ok })
+}
+
+/// A plan that lies in the folder that it copies makes itself stale.
+fn outside_what_is_copied(file: &Path, plan: &PlanDocument) -> Result<(), Failure> {
+    let place = plan.session.workspace.as_ref();
+    let Some(place) = place.filter(|place| place.mode == WorkspaceMode::Copy) else {
+        return Ok(());
+    };
+    let path = absolute(file)?;
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    if folder.is_none_or(|folder| !folder.starts_with(place.host.as_str())) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{} would lie in the folder that the session copies, and change what was planned",
+        path.display()
+    ))
+    .hint("write it elsewhere, say `-o ../plan.json`"))
 }
 
 /// Reads manifest, request and host; `None` if only the request was to be printed.

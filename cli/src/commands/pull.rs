@@ -451,18 +451,19 @@ impl Seen {
         for change in todo {
             patch.extend(self.work.text(change).map_err(|e| told(&e))?.patch);
         }
-        let _lock = self.lock(context)?;
         let printer = &mut context.printer;
         if to.as_os_str() == "-" {
             printer.pass(&patch, false)?;
         } else {
             save::save(to, &patch)?;
         }
-        let mut pulled = self.pulled.clone();
-        pulled.files.extend(todo.iter().map(|change| (change.name(), change.state())));
-        pulled.store(&self.state).map_err(|e| told(&e))?;
         tell_left(&self.work, printer);
-        printer.say(&format!("{} in the patch", counted(todo.len(), "file")));
+        // Nobody knows yet whether it will apply.
+        printer.say(&format!(
+            "{} in the patch, not pulled yet: once you have them, `bottle pull {} --discard` says so",
+            counted(todo.len(), "file"),
+            self.running.identity
+        ));
         if self.new_commits()?.is_some() {
             printer.say(&format!(
                 "commits are not in it: `bottle pull {}` takes them as branch {}",

@@ -177,6 +177,7 @@ pub fn launch(
             secrets: &[],
         };
         carry_out::check(&job)?;
+        carry_out::check_secrets(&job, context)?;
         let same = approved.as_ref().is_some_and(|before| differs_in_minted_alone(before, &plan));
         let consent = Consent { yes: args.yes || same, ..Consent::default() };
         let (_, confirmed) = consent.of(&plan, &sessions, &mut context.printer)?;

@@ -10,7 +10,8 @@ fn nobody_approved() {
     let host = Host::with_agent();
     host.plan(&[]);
     let ran = host.run(&["apply", "plan.json"]).code(11).prints_nothing();
-    ran.says("nobody approved the plan").says("--expect DIGEST, --require-lock FILE or --yes");
+    ran.says("nobody approved the plan")
+        .says("say --yes, or approve the plan in a file: `bottle apply FILE` with --expect");
     assert!(!exists(&host.at("root/state")));
 }
 
@@ -123,6 +124,6 @@ fn a_state_root_that_cannot_be_written_to_is_told_first() {
 fn sessions_that_are_not_there_are_not_destroyed() {
     let host = Host::with_agent();
     host.run(&["destroy", "dev"]).code(1).says("there is no session `dev`");
-    host.run(&["destroy", "@last"]).code(1).says("there is no session yet");
+    host.run(&["destroy", "@last"]).code(1).says("there is no session");
     host.run(&["destroy"]).code(64);
 }

@@ -95,7 +95,7 @@ fn ended_sessions_are_read_from_history() {
     assert!(!ran.out.contains("bottle allow"), "{}", ran.out);
     host.run(&["blocked"]).code(0).prints("PUT");
     host.run(&["egress", "log", "dev", "--follow"]).code(0).prints("refuse");
-    host.run(&["allow", "dev-aaaaa", "1"]).code(1).says("there is no session `dev-aaaaa`");
+    host.run(&["allow", "dev-aaaaa", "1"]).code(1).says("session dev-aaaaa has ended");
     host.run(&["blocked", "nobody"]).code(1).says("there is no session `nobody`");
 }
 

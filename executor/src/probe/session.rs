@@ -10,13 +10,12 @@ use serde::de::DeserializeOwned;
 use super::ProbeError;
 use crate::files::{Kind, Root, is_temporary};
 use crate::state::{
-    ANSWERS, APPROVALS, BUILD_HOSTS, DOCKERFILE, Ledger, PUSH_EXCEPTIONS, RESERVED,
+    ANSWERS, APPROVALS, BUILD_HOSTS, CA_KEY, DOCKERFILE, Ledger, PUSH_EXCEPTIONS, RESERVED,
 };
 use crate::{ca, ledger};
 
-/// The session CA's certificate and key. Of the key no digest is taken.
+/// The session CA's certificate.
 const CA_CERTIFICATE: &str = "egress/in/ca.crt";
-const CA_KEY: &str = "egress/in/ca.key";
 
 /// Reads a state folder; `None` where there is none.
 pub(super) fn facts(

@@ -227,6 +227,9 @@ fn a_folder_that_moved_on_is_not_written_and_the_patch_is_the_way_out() {
     // What the file began with is in the image, since it is not in the folder any more.
     let patch = host.run(&["pull", &session, "--patch", "-"]).code(0).out;
     assert!(patch.contains("-one\n-two\n-three\n+theirs\n"), "{patch}");
+    // To look is not to have: it is still there, until somebody says so.
+    host.run(&["pull", &session, "--yes"]).code(10).says("--patch FILE");
+    host.run(&["pull", &session, "--discard", "--yes"]).code(0);
     host.run(&["pull", &session]).code(0).says("nothing that is not here already");
     // It goes on working: only what is new comes up.
     docker(&["exec", &agent, "sh", "-c", "echo again > /workspace/added"]).code(0);

@@ -151,6 +151,9 @@ struct Reject {
     /// For the agent: why, or what to do in its place
     #[arg(long, default_value = "")]
     notes: String,
+    /// What became of it on standard output, as one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
@@ -170,7 +173,9 @@ pub fn run(args: &Supervise, context: &mut Context) -> Result<Exit, Failure> {
             answer(&pending, None, &args.consent, context)
         }
         What::Modify(args) => modify(args, context),
-        What::Reject(args) => decide::reject(&one(&args.id, context)?, &args.notes, context),
+        What::Reject(args) => {
+            decide::reject(&one(&args.id, context)?, &args.notes, args.json, context)
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use bottle_executor::proposals::{give_answer, set_image};
 use bottle_planner::audit::Event;
 use bottle_planner::proposal::{Answer, Ask, LONGEST_NOTES, TOLD, Verdict};
 use bottle_planner::sidecar::PROTOCOL;
-use bottle_planner::words::{Digest, Role};
+use bottle_planner::words::{Digest, Identity, Role};
+use serde::Serialize;
 
 use super::pending::{Found, Pending, already, open};
 use super::seen::{Effect, Seen, waiting_image};
@@ -92,7 +93,7 @@ pub fn approve(pending: &Pending, word: &Word<'_>, context: &mut Context) -> Res
     let proposal = pending.proposal.digest();
     audit::note(&pending.session, Event::Done { proposal, effect, plan }, context)?;
     standing.map_or(Ok(()), |standing| standing.keep(context))?;
-    context.printer.say(&format!("{} is {}", pending.proposal.id(), verdict.as_str()));
+    say(pending, verdict, Some(&seen.digest), word.json, context)?;
     if matches!(seen.effect, Effect::Image { .. }) {
         // Told first: the agent's call ends while its server still runs.
         wait_until_told(pending, context)?;
@@ -106,7 +107,12 @@ pub fn approve(pending: &Pending, word: &Word<'_>, context: &mut Context) -> Res
 }
 
 /// Rejects: nothing changes but that the agent is told.
-pub fn reject(pending: &Pending, notes: &str, context: &mut Context) -> Result<Exit, Failure> {
+pub fn reject(
+    pending: &Pending,
+    notes: &str,
+    json: bool,
+    context: &mut Context,
+) -> Result<Exit, Failure> {
     check_notes(notes)?;
     let _lock = lock(pending, context)?;
     still_waits(pending, context)?;
@@ -125,8 +131,31 @@ pub fn reject(pending: &Pending, notes: &str, context: &mut Context) -> Result<E
     let proposal = pending.proposal.digest();
     let event = Event::Done { proposal, effect: Vec::new(), plan: None };
     audit::note(&pending.session, event, context)?;
-    context.printer.say(&format!("{} is rejected", pending.proposal.id()));
+    say(pending, Verdict::Rejected, None, json, context)?;
     Ok(Exit::Ok)
+}
+
+/// What became of a proposal: the last line of the events that `--json` prints.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum News<'a> {
+    Decided { id: String, session: &'a Identity, verdict: Verdict, seen: Option<&'a Digest> },
+}
+
+fn say(
+    pending: &Pending,
+    verdict: Verdict,
+    seen: Option<&Digest>,
+    json: bool,
+    context: &mut Context,
+) -> Result<(), Failure> {
+    let (id, session) = (pending.proposal.id(), &pending.session);
+    context.printer.say(&format!("{id} is {}", verdict.as_str()));
+    if json {
+        let line = serde_json::to_string(&News::Decided { id, session, verdict, seen });
+        context.printer.event(&line.map_err(|e| Failure::error(e.to_string()))?);
+    }
+    Ok(())
 }
 
 fn carry_out(

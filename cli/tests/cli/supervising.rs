@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use bottle_planner::document;
 use bottle_planner::proposal::{Ask, MOST_PENDING, Proposal, Wish};
 use bottle_planner::words::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::Host;
 
@@ -56,7 +56,11 @@ fn sessions_that_ask_the_same_are_told_apart() {
     let left = list(&host);
     assert_eq!(left["proposals"][0]["session"], "dev-bbbbb", "{left}");
     // What one session was answered is no answer to the other.
-    host.run(&["supervise", "reject", &id]).code(0);
+    let told = host.run(&["supervise", "reject", &id, "--json"]).code(0).json();
+    let expected = json!({
+        "event": "decided", "id": id, "session": "dev-bbbbb", "verdict": "rejected", "seen": null,
+    });
+    assert_eq!(told, expected);
     host.run(&["supervise", "reject", &id]).code(11).says("was rejected already");
     host.run(&["audit", "verify"]).code(0).says("4 entries");
 }

@@ -62,7 +62,7 @@ fn it_comes_up_once_and_goes_without_a_rest() {
     assert!(record("plan.json").contains("\"destroy\""));
     assert!(record("plan.previous.json").contains("\"launch\""));
     assert!(record("journal.jsonl").lines().count() > plan.actions.len());
-    host.run(&["destroy", &session, "--yes"]).code(1).says("there is no session");
+    host.run(&["destroy", &session, "--yes"]).code(1).says("has ended");
     // The record does not keep the name.
     host.up(&session);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bottle_tests::host::until;
 use bottle_tests::supervised::{Supervised, took};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn a_refusal_becomes_a_request_and_an_approval_is_in_force_at_once() {
@@ -84,7 +84,14 @@ fn an_approval_is_of_what_was_seen() {
     assert_eq!(world.status("POST", "/items/17"), "403");
     assert_eq!(world.audit(), ["allowed"]);
     let digest = world.digest(&id);
-    world.host.run(&["supervise", "approve", &id, "--expect", &digest]).code(0);
+    let approve = ["supervise", "approve", &id, "--expect", &digest, "--json"];
+    let events = world.host.run(&approve).code(0).out;
+    let events: Vec<Value> =
+        events.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(events.iter().any(|event| event["event"] == "plan_done"), "{events:?}");
+    let last = events.last().expect("events");
+    assert_eq!((&last["event"], &last["verdict"]), (&json!("decided"), &json!("approved")));
+    assert_eq!(last["seen"], json!(digest));
     until("it is in force", || world.status("POST", "/items/17") == "200");
 }
 

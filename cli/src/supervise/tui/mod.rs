@@ -132,7 +132,7 @@ fn carry_out(
             Event::Decided(came_of(outcome.map_err(|e| no_screen(&e))?, &approved(&pending)))
         }
         Command::Reject { pending, notes } => {
-            let outcome = screen.aside(|| decide::reject(&pending, &notes, context));
+            let outcome = screen.aside(|| decide::reject(&pending, &notes, false, context));
             let done = format!("{} is rejected", pending.proposal.id());
             Event::Decided(came_of(outcome.map_err(|e| no_screen(&e))?, &done))
         }

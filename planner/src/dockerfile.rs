@@ -87,16 +87,18 @@ pub(crate) fn escape(dockerfile: &str) -> char {
     '\\'
 }
 
-/// The name and value of a comment that the builder could take for a directive.
+/// The name and value of a comment that the builder takes for a directive. White space is ASCII's
+/// here: with a no-break space in it the builder has a plain comment.
 pub(crate) fn directive(line: &str) -> Option<(&str, &str)> {
-    let (name, value) = line.trim().strip_prefix('#')?.split_once('=')?;
-    let name = name.trim();
+    let (name, value) = line.trim_ascii().strip_prefix('#')?.split_once('=')?;
+    let name = name.trim_ascii();
     let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric());
-    is_name.then_some((name, value.trim()))
+    is_name.then_some((name, value.trim_ascii()))
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
     use alloc::string::ToString;
 
     use super::*;
@@ -133,5 +135,9 @@ mod tests {
         assert_eq!(escape("# syntax=x\n#Escape = `\nFROM a"), '`');
         assert_eq!(escape("# a note\n# escape=`\nFROM a"), '\\');
         assert_eq!(escape("FROM a\n# escape=`"), '\\');
+        for space in ['\u{a0}', '\u{2003}', '\u{3000}'] {
+            assert_eq!(escape(&format!("# escape{space}=`\nFROM a")), '\\');
+            assert_eq!(escape(&format!("#{space}escape=`\nFROM a")), '\\');
+        }
     }
 }

@@ -46,23 +46,36 @@ pub fn markdown(text: &str) -> String {
     out
 }
 
-/// Characters that change how others are shown, or cannot be seen.
+/// Characters that change how others are shown, or cannot be seen: Unicode's
+/// `Default_Ignorable_Code_Point` (DerivedCoreProperties.txt), line and paragraph separators, what
+/// annotates between lines, and the Braille pattern without dots.
 pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}'
+            | '\u{34f}'
             | '\u{61c}'
-            | '\u{180e}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
             | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
             | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}')
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString as _;
+
     use super::*;
 
     #[test]
@@ -71,6 +84,11 @@ mod tests {
         assert_eq!(visible("a\u{1b}[2Jb"), "a\\u{1b}[2Jb");
         assert_eq!(visible("a\u{202e}b\nc"), "a\\u{202e}b\\u{a}c");
         assert_eq!(visible("\u{9b}31m"), "\\u{9b}31m");
+        for c in
+            ['\u{fe00}', '\u{fe0f}', '\u{e0100}', '\u{34f}', '\u{115f}', '\u{3164}', '\u{2800}']
+        {
+            assert_eq!(visible(&c.to_string()), c.escape_unicode().to_string());
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::dockerfile::{Instruction, directive, escape, instructions};
+use crate::dockerfile::{Instruction, directive, instructions};
 use crate::escape::{is_hidden, visible};
 use crate::grants::ImageGrant;
 
@@ -37,8 +37,7 @@ pub fn check(
 ) -> Result<(), Vec<String>> {
     let mut bases = allow_from.clone();
     bases.extend(bases_of(in_force));
-    let escape = escape(dockerfile);
-    let mut check = Check { escape, bases, stages: Vec::new(), findings: BTreeSet::new() };
+    let mut check = Check { bases, stages: Vec::new(), findings: BTreeSet::new() };
     check.lines(dockerfile);
     let all = instructions(dockerfile);
     check.directives(dockerfile, all.first());
@@ -81,7 +80,6 @@ fn bases_of(dockerfile: &str) -> BTreeSet<String> {
 }
 
 struct Check {
-    escape: char,
     bases: BTreeSet<String>,
     /// The stages so far, each with its name.
     stages: Vec<Option<String>>,
@@ -103,29 +101,32 @@ impl Check {
                     format!("has the character {shown}, which is not seen; take it out"),
                 );
             }
-            // Older builders go on after two of them, newer ones do not.
-            let twice = [self.escape; 2].iter().collect::<String>();
-            if line.trim_end().ends_with(&twice) {
+            // Builders take them for white space in one place and for text in another.
+            if let Some(c) = line.chars().find(|c| c.is_whitespace() && !c.is_ascii()) {
+                let shown = c.escape_unicode();
                 self.say(
                     number,
-                    format!(
-                        "ends in `{twice}`, which builders read differently; put a word after it"
-                    ),
+                    format!("has the character {shown}, which looks like a space; write a space"),
+                );
+            }
+            // Older builders go on after two of them, newer ones do not.
+            if line.trim_end().ends_with(r"\\") {
+                self.say(
+                    number,
+                    r"ends in `\\`, which builders read differently; put a word after it",
                 );
             }
         }
     }
 
-    /// Comments at the top tell builders how to read the rest, and which program is to read it.
+    /// Comments at the top tell builders how to read the rest, and which program is to read it. None is
+    /// taken: a person reads the rest too, and knows one way to.
     fn directives(&mut self, dockerfile: &str, first: Option<&Instruction<'_>>) {
         let before = first.map_or(usize::MAX, |first| first.first);
         for (number, line) in dockerfile.lines().enumerate().take(before) {
-            let Some((name, value)) = directive(line) else { continue };
-            let known = name.eq_ignore_ascii_case("escape") && matches!(value, "\\" | "`");
-            if !known || number != 0 {
-                let name = visible(name);
-                self.say(number, format!("the directive `# {name}=` is not taken; leave it out (`# escape=` alone, as the first line)"));
-            }
+            let Some((name, _)) = directive(line) else { continue };
+            let name = visible(name);
+            self.say(number, format!("the directive `# {name}=` is not taken; leave it out"));
         }
     }
 
@@ -294,8 +295,6 @@ mod tests {
     fn what_an_agent_needs_is_taken() {
         for text in [
             "FROM debian:12\n",
-            "# escape=`\nFROM debian:12\nRUN a `\n  b\n",
-            "#escape=\\\nFROM debian:12",
             "# A note: x=1\nfrom debian:12 as build\nRUN make\nFROM node:22@sha256:aa\nCOPY --from=BUILD --chown=1000:1000 --chmod=755 /a /b\nCOPY --from=0 /a /c\n",
             "ARG V=1\nFROM debian:12\nRUN apt-get update && \\\n# more\n\n  apt-get install -y jq && echo \"$V\" > /v\nENV A=$V B=\"x y\"\nUSER 1000\nWORKDIR /w\nCMD [\"x\"]\nENTRYPOINT x\nEXPOSE 80\nSTOPSIGNAL SIGTERM\nSHELL [\"/bin/sh\", \"-c\"]\nLABEL org.example.a=\"b c\" d=e\n",
             "FROM debian:12\r\nRUN a\tb\r\n",
@@ -420,6 +419,15 @@ mod tests {
             ("# escape=`\n# escape=\\\nFROM debian:12", "`# escape=`"),
             ("# a note\n# escape=`\nFROM debian:12", "`# escape=`"),
             ("# escape=x\nFROM debian:12", "`# escape=`"),
+            ("# escape=`\nFROM debian:12", "`# escape=`"),
+            ("#escape=\\\nFROM debian:12", "`# escape=`"),
+            (
+                "# escape\u{a0}=`\nFROM debian:12\nRUN true # `\nADD x y",
+                "\\u{a0}, which looks like",
+            ),
+            ("# escape\u{a0}=`\nFROM debian:12\nRUN true # `\nADD x y", "ADD is refused"),
+            ("#\u{2003}escape=`\nFROM debian:12\nRUN true # `\nADD x y", "ADD is refused"),
+            ("FROM debian:12\nRUN a\u{3000}b", "\\u{3000}, which looks like"),
             ("// syntax=x\nFROM debian:12", "no instruction"),
             ("{\"syntax\":\"x\"}\nFROM debian:12", "no instruction"),
             ("FROM debian:12\nRUN cat <<E\nADD x y\nE", "here-document"),

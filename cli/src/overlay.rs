@@ -12,6 +12,7 @@ use bottle_executor::lock::{Lock, LockError};
 use bottle_executor::sources::overlay_of_file;
 use bottle_executor::state::Roots;
 use bottle_planner::approvals::{allow, is_allowed};
+use bottle_planner::audit::Event;
 use bottle_planner::escape::visible;
 use bottle_planner::manifest::{Source, SourceKind, load};
 use bottle_planner::plan::Plan;
@@ -20,6 +21,7 @@ use bottle_planner::refusals::Widening;
 use bottle_planner::words::{Name, Timestamp};
 
 use crate::args::ManifestArgs;
+use crate::audit;
 use crate::context::{Context, absolute};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -68,7 +70,12 @@ impl Standing<'_> {
     pub fn keep(&self, context: &mut Context) -> Result<(), Failure> {
         let roots = context.roots(self.args)?;
         let _lock = lock(&roots)?;
-        prepare(context, self)?.write(&mut context.printer)
+        let prepared = prepare(context, self)?;
+        if prepared.text.is_some() {
+            let (bottle, rule) = (prepared.bottle.clone(), self.wanted.words());
+            audit::note(&self.applied.identity, Event::Kept { bottle, rule }, context)?;
+        }
+        prepared.write(&mut context.printer)
     }
 }
 

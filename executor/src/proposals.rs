@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use bottle_planner::document::{self, Strictness};
 use bottle_planner::policy::BuildHost;
 use bottle_planner::proposal::{ANSWERS, Answer, LARGEST_FILE, MOST_EVER, PROPOSALS, Proposal};
-use bottle_planner::words::{RelPath, Role, WordError};
+use bottle_planner::words::{Digest, RelPath, Role, WordError};
 
 use crate::files::{FileError, Kind, Root};
-use crate::state::{self, BUILD_HOSTS, DOCKERFILE, PRESERVE};
+use crate::state::{self, BUILD_HOSTS, BuildHosts, DOCKERFILE, PRESERVE};
 
 /// Why proposals could not be read, or one not answered.
 #[derive(Debug, thiserror::Error)]
@@ -110,9 +110,9 @@ pub fn give_answer(
     Ok(())
 }
 
-/// Sets down the image that was approved; the next start of the session is in it. The Dockerfile before
-/// it goes first: it was not approved with these hosts, whenever this is cut short. The marker that
-/// keeps the session comes last: with it, all is there.
+/// Sets down the image that was approved; the next start of the session is in it. Cut short, what was
+/// approved before stands: hosts go with the Dockerfile of their digest, which is replaced in one step.
+/// The marker that keeps the session comes last: with it, all is there.
 ///
 /// # Errors
 ///
@@ -122,8 +122,17 @@ pub fn set_image(
     dockerfile: &str,
     hosts: &BTreeSet<BuildHost>,
 ) -> Result<(), ProposalsError> {
-    let hosts = document::pretty(hosts)?;
-    session.remove(&path(DOCKERFILE)?)?;
+    let mut all = match session.read(&path(BUILD_HOSTS)?)? {
+        Some(content) => {
+            let text = String::from_utf8_lossy(&content.bytes);
+            document::parse::<BuildHosts>(&text, Strictness::Strict)?.value
+        }
+        None => BuildHosts::default(),
+    };
+    let before = session.read(&path(DOCKERFILE)?)?.map(|content| content.digest);
+    all.retain(|digest, _| Some(digest) == before.as_ref());
+    all.insert(Digest::of(dockerfile.as_bytes()), hosts.clone());
+    let hosts = document::pretty(&all)?;
     session.write(&path(BUILD_HOSTS)?, hosts.as_bytes(), 0o600, None)?;
     session.write(&path(DOCKERFILE)?, dockerfile.as_bytes(), 0o600, None)?;
     session.write(&path(PRESERVE)?, b"", 0o600, None)?;
@@ -144,6 +153,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use bottle_planner::policy::HostPattern;
     use bottle_planner::proposal::{Ask, Verdict, Wish};
     use bottle_planner::words::Timestamp;
 
@@ -191,6 +201,27 @@ mod tests {
             ["credential.json", "edited.json", "garbage.json", "large.json", "link.json"];
         let broken: BTreeSet<&str> = broken.into_iter().collect();
         assert_eq!(broken, expected.into());
+    }
+
+    #[test]
+    fn an_image_cut_short_leaves_the_one_before_with_its_hosts() {
+        let (folder, root) = session();
+        let hosts = |name: &str| {
+            let host = HostPattern::new(name).expect("a name");
+            BTreeSet::from([BuildHost { host, port: 443 }])
+        };
+        let at = |name: &str| folder.path().join(name);
+        for name in ["a.test", "b.test", "c.test"] {
+            set_image(&root, &format!("FROM {name}"), &hosts(name)).expect("set");
+        }
+        let text = fs::read_to_string(at(BUILD_HOSTS)).expect("there");
+        let known: BuildHosts = serde_json::from_str(&text).expect("read");
+        let of = |name: &str| known.get(&Digest::of(format!("FROM {name}").as_bytes())).cloned();
+        // The last one, and the one before, which is in force until its Dockerfile is replaced.
+        assert_eq!(of("a.test"), None);
+        assert_eq!(of("b.test"), Some(hosts("b.test")));
+        assert_eq!(of("c.test"), Some(hosts("c.test")));
+        assert_eq!(fs::read_to_string(at(DOCKERFILE)).expect("there"), "FROM c.test");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Where things lie on the host, and what the ledger of a session remembers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use bottle_planner::policy::BuildHost;
 use bottle_planner::words::{Digest, Identity, RelPath, Role};
 use serde::{Deserialize, Serialize};
 
@@ -101,8 +102,10 @@ pub const APPROVALS: &str = "approvals.json";
 pub const DOCKERFILE: &str = "Dockerfile";
 /// The folder of answers to what an agent asked; the executor alone writes it.
 pub const ANSWERS: &str = "supervise/in/answers";
-/// The hosts that its build may reach.
+/// The hosts that its build may reach: [`BuildHosts`].
 pub const BUILD_HOSTS: &str = "build-hosts.json";
+/// Hosts by the digest of the Dockerfile that they were approved with.
+pub type BuildHosts = BTreeMap<Digest, BTreeSet<BuildHost>>;
 /// Findings that a person lets through the git gate, once each.
 pub const PUSH_EXCEPTIONS: &str = "git-gate/in/exceptions.json";
 /// The key of the session's certificate authority. No digest of it is taken, and no record keeps it.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{self, Strictness};
 use crate::proposal::{Ask, Verdict};
-use crate::words::{Digest, Identity, Timestamp};
+use crate::words::{Digest, Identity, Name, Timestamp};
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -76,6 +76,14 @@ pub enum Event {
         plan: Digest,
         /// What it changes, in words.
         effect: Vec<String>,
+    },
+    /// A person allowed something to later sessions too (`--always`). The overlay is written after this
+    /// line.
+    Kept {
+        /// To which bottle's.
+        bottle: Name,
+        /// What, in words.
+        rule: String,
     },
 }
 

@@ -44,8 +44,9 @@ pub const LARGEST_FILE: u64 = 6 * (LONGEST_DOCKERFILE + LONGEST_JUSTIFICATION) a
 pub const FINGERPRINT: usize = 32;
 /// The most methods, paths or hosts in one proposal.
 const MOST_ITEMS: usize = 50;
-/// The longest path in bytes.
-const LONGEST_PATH: usize = 1 << 10;
+/// The most that the methods and paths of one proposal are together, in bytes: a person is to see all
+/// of them at once.
+const LONGEST_RULE: usize = 1 << 10;
 
 /// One request to a person, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -255,7 +256,7 @@ impl Ask {
     pub fn words(&self) -> String {
         match self {
             Self::Egress { host, port, rule } => {
-                format!("{} at {host}:{port}", crate::facts::rule_text(rule))
+                crate::facts::allow_text(&format!("{host}:{port}"), rule, None)
             }
             Self::Image { dockerfile, hosts } => {
                 let digest = Digest::of(dockerfile.as_bytes());
@@ -301,10 +302,16 @@ fn check_rule(host: &HostPattern, port: u16, rule: &Rule) -> Result<(), Unaskabl
     if rule.methods.iter().any(|method| !is_method(method)) {
         return refuse("`methods`: expected names like GET or POST, and never CONNECT");
     }
-    if rule.paths.iter().any(|path| path.len() > LONGEST_PATH || !is_request_path(path)) {
+    if rule.paths.iter().any(|path| !is_request_path(path)) {
         return refuse(
             "`paths`: expected globs over whole segments like /v1/items/*, without query",
         );
+    }
+    if rule.methods.iter().chain(&rule.paths).map(String::len).sum::<usize>() > LONGEST_RULE {
+        return Err(Unaskable(format!(
+            "expected at most {LONGEST_RULE} bytes of methods and paths: use `*` and `**`, or ask \
+             for less at a time"
+        )));
     }
     Ok(())
 }
@@ -407,6 +414,8 @@ mod tests {
         assert!(of("*", &[], &[]).contains("`host`"));
         assert!(of("a.test", &["CONNECT"], &[]).contains("`methods`"));
         assert!(of("a.test", &["G\u{1b}T"], &[]).contains("`methods`"));
+        let long = format!("/{}", "x".repeat(600));
+        assert!(of("a.test", &["POST"], &[&long, &format!("{long}y")]).contains("1024 bytes"));
         assert!(of("a.test", &[], &["/a?b"]).contains("`paths`"));
         assert!(of("a.test", &[], &vec!["/a"; 51]).contains("at most 50"));
         let neither = Ask::egress(&Wish::default()).expect_err("refused").0;

@@ -65,6 +65,14 @@ pub struct Widening {
     pub rule: Rule,
 }
 
+impl Widening {
+    /// One line for people.
+    #[must_use]
+    pub fn words(&self) -> String {
+        crate::facts::allow_text(&format!("{}:{}", self.host, self.port), &self.rule, None)
+    }
+}
+
 type Key = (Code, bool, String, Option<u16>, String, Option<String>);
 
 /// Refusals, as they are read from the log in its order.

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use bottle_outside::Origin;
 use bottle_planner::plan::Plan;
+use bottle_planner::words::Digest;
 use bottle_tests::host::{Host, docker, unique};
 use bottle_tests::outside::Network;
 
@@ -74,7 +75,8 @@ agents:
     /// What an approval leaves in the state folder.
     fn approve(&self, dockerfile: &str) {
         let at = |name| format!("root/state/{}/{name}", self.session);
-        self.host.write(&at("Dockerfile"), dockerfile).write(&at("build-hosts.json"), HOSTS);
+        let hosts = format!("{{\"{}\": {HOSTS}}}", Digest::of(dockerfile.as_bytes()));
+        self.host.write(&at("Dockerfile"), dockerfile).write(&at("build-hosts.json"), &hosts);
     }
 
     fn stop(&self) {

@@ -120,6 +120,9 @@ fn shown(entry: &Entry) -> String {
             format!("failed {}: {}", proposal.short(), visible(why))
         }
         Event::Allowed { effect, .. } => format!("allowed{}", words(effect)),
+        Event::Kept { bottle, rule } => {
+            format!("kept for later sessions of bottle {bottle}: {}", visible(rule))
+        }
     };
     format!(
         "{:>4}  {}  {}  {}  {what}\n",

@@ -83,6 +83,9 @@ pub fn approve(pending: &Pending, word: &Word<'_>, context: &mut Context) -> Res
         failed(pending, "the plan was not carried out whole", context)?;
         return Ok(exit);
     }
+    // Before the agent is told: until then an approval that was cut short is given again, and finishes.
+    let kept = standing.map_or(Ok(()), |standing| standing.keep(context));
+    or_note(kept, pending, context)?;
     let effect: Vec<String> = seen.diff.widened.iter().chain(&seen.diff.changed).cloned().collect();
     let told = tell(pending, verdict, word.notes, effect.clone(), context);
     or_note(told, pending, context)?;
@@ -92,7 +95,6 @@ pub fn approve(pending: &Pending, word: &Word<'_>, context: &mut Context) -> Res
     };
     let proposal = pending.proposal.digest();
     audit::note(&pending.session, Event::Done { proposal, effect, plan }, context)?;
-    standing.map_or(Ok(()), |standing| standing.keep(context))?;
     say(pending, verdict, Some(&seen.digest), word.json, context)?;
     if matches!(seen.effect, Effect::Image { .. }) {
         // Told first: the agent's call ends while its server still runs.

@@ -100,9 +100,8 @@ impl Seen {
             }
             Ask::Image { dockerfile, hosts } => {
                 check_image(&applied.grants, dockerfile)?;
-                if let Some(other) = waiting_image(&roots, session)?
-                    && other != *dockerfile
-                {
+                let waiting = waiting_image(&roots, session)?;
+                if waiting.as_ref().is_some_and(|other| other != dockerfile) {
                     return Err(Failure::new(
                         Exit::Refused,
                         "another image was approved for the session, and is not in force yet",
@@ -120,6 +119,9 @@ impl Seen {
                 }
                 let (dockerfile, hosts) = (dockerfile.clone(), hosts.clone());
                 let after = grants_with_image(&applied.grants, &dockerfile, &hosts);
+                if waiting.is_none() && after == applied.grants {
+                    return Self::there(pending, ask, in_force, context);
+                }
                 let diff = diff_grants(Some(&applied.grants), &after);
                 let digest = digest(&after)?;
                 let effect = Effect::Image { dockerfile, hosts };

@@ -3,14 +3,15 @@
 use bottle_planner::document::{self, Strictness};
 use bottle_planner::plan::Plan;
 use bottle_planner::snapshot::{Applied, SessionFacts, StateFile};
-use bottle_planner::words::{Identity, RelPath};
+use bottle_planner::words::{Digest, Identity, RelPath};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::ProbeError;
 use crate::files::{Kind, Root, is_temporary};
 use crate::state::{
-    ANSWERS, APPROVALS, BUILD_HOSTS, CA_KEY, DOCKERFILE, Ledger, PUSH_EXCEPTIONS, RESERVED,
+    ANSWERS, APPROVALS, BUILD_HOSTS, BuildHosts, CA_KEY, DOCKERFILE, Ledger, PUSH_EXCEPTIONS,
+    RESERVED,
 };
 use crate::{ca, ledger};
 
@@ -30,8 +31,8 @@ pub(super) fn facts(
         files: Default::default(),
         folders: Default::default(),
         oddities: Default::default(),
-        dockerfile: text(&root, DOCKERFILE)?,
-        build_hosts: stored(&root, BUILD_HOSTS)?,
+        dockerfile: None,
+        build_hosts: Default::default(),
         push_exceptions: stored(&root, PUSH_EXCEPTIONS)?,
         approvals: stored(&root, APPROVALS)?,
         ca_fingerprint: text(&root, CA_CERTIFICATE)?.as_deref().and_then(ca::fingerprint),
@@ -40,6 +41,12 @@ pub(super) fn facts(
         loaded: ledger.loaded.clone(),
         saved: root.entry(&ledger::own(crate::work::SUMMARY)?)?.is_some(),
     };
+    facts.dockerfile = text(&root, DOCKERFILE)?;
+    if let Some(dockerfile) = &facts.dockerfile {
+        let hosts = stored::<BuildHosts>(&root, BUILD_HOSTS)?;
+        let digest = Digest::of(dockerfile.as_bytes());
+        facts.build_hosts = hosts.get(&digest).cloned().unwrap_or_default();
+    }
     walk(&root, None, &ledger, &mut facts)?;
     Ok(Some(facts))
 }

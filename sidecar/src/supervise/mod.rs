@@ -10,6 +10,7 @@
 //! It decides nothing and can change nothing: what an answer brings about is a plan that the
 //! executor applies from outside.
 
+mod listening;
 mod routes;
 mod server;
 mod store;
@@ -38,6 +39,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
+use self::listening::Listening;
 use self::server::Supervise;
 use self::store::Store;
 use crate::pid1::{Asked, Signals};
@@ -52,6 +54,8 @@ const LARGEST_HEAD: usize = 64 << 10;
 const LARGEST_MESSAGE: usize = 1 << 20;
 /// Connections at once; more are closed.
 const CONNECTIONS: usize = 64;
+/// Calls at once that wait for a person, each with a client or without.
+const MOST_WAITING: usize = 128;
 /// Clients that said hello and not goodbye; with one more, the one that is silent for longest is
 /// forgotten. What it asked for stays with the person.
 const MOST_CLIENTS: usize = 200;
@@ -132,6 +136,7 @@ fn mcp(settings: &SuperviseSettings, input: &Path, store: Arc<Store>) -> Mcp {
         store,
         egress: SocketAddr::from(settings.egress),
         patience: Duration::from_secs(settings.timeout_seconds),
+        waiting: Arc::new(Semaphore::new(MOST_WAITING)),
         dockerfile: input.join("Dockerfile"),
         allow_from: settings.allow_from.clone(),
     };
@@ -195,7 +200,8 @@ async fn answer(stream: TcpStream, mcp: Mcp) {
 }
 
 impl Mcp {
-    async fn handle(&self, request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+    async fn handle(&self, mut request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+        let listening = Listening::begin(&mut request);
         match client_of(request.headers()) {
             Some(client) => self.note(client).await,
             // What names no client makes one.
@@ -205,7 +211,7 @@ impl Mcp {
         if let Some(client) = client_of(response.headers()) {
             self.note(client).await;
         }
-        response
+        listening.until_dropped(response)
     }
 
     /// Only what the manager knows is kept: a client can make up as many ids as it likes.

@@ -17,8 +17,10 @@ use rmcp::model::{
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval};
 
+use super::listening::Listening;
 use super::routes;
 use super::store::{Kept, Store};
 use super::tools;
@@ -26,6 +28,8 @@ use crate::log;
 
 /// How often the answer is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a call goes on without a client: it may come back for the answer (MCP's resumption).
+const ALONE: Duration = Duration::from_secs(60);
 /// How often a client is told that the call still waits: well below any client's own limit.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -37,6 +41,8 @@ pub(super) struct Supervise {
     pub(super) egress: SocketAddr,
     /// How long a call waits for a person.
     pub(super) patience: Duration,
+    /// Room for calls that wait.
+    pub(super) waiting: Arc<Semaphore>,
     /// The Dockerfile in force.
     pub(super) dockerfile: PathBuf,
     /// Bases that a proposed one may name, beside those of the one in force.
@@ -83,10 +89,7 @@ impl ServerHandler for Supervise {
         });
         Ok(match kept {
             Err(error) => CallToolResult::error(vec![ContentBlock::text(error.0)]).into(),
-            Ok(Kept::Answered(id, answer)) => {
-                self.store.note_told(&id);
-                told(&id, &answer).into()
-            }
+            Ok(Kept::Answered(id, answer)) => self.tell(&id, &answer, &context).into(),
             Ok(Kept::Pending(id)) => self.wait(&id, &context).await.into(),
         })
     }
@@ -119,15 +122,23 @@ impl Supervise {
     /// Waits until a person answers, the client gives up, or the time is up. The proposal stays in
     /// either case: who asks again waits on.
     async fn wait(&self, id: &str, context: &RequestContext<RoleServer>) -> CallToolResult {
+        let Ok(_room) = self.waiting.try_acquire() else {
+            return waited(id, "too many calls wait already");
+        };
         let begun = Instant::now();
+        let mut heard = begun;
         let mut look = interval(LOOK_EVERY);
         let mut say = interval(SAY_EVERY);
         loop {
             tokio::select! {
                 _ = look.tick() => {
                     if let Some(answer) = self.store.answer(id) {
-                        self.store.note_told(id);
-                        return told(id, &answer);
+                        return self.tell(id, &answer, context);
+                    }
+                    if Listening::is_heard(context) {
+                        heard = Instant::now();
+                    } else if heard.elapsed() >= ALONE {
+                        return waited(id, "nobody listens to this call");
                     }
                     if begun.elapsed() >= self.patience {
                         return waited(id, "nobody answered in time");
@@ -137,6 +148,19 @@ impl Supervise {
                 () = context.ct.cancelled() => return waited(id, "the call was cancelled"),
             }
         }
+    }
+
+    /// What nobody hears is told to who asks again.
+    fn tell(
+        &self,
+        id: &str,
+        answer: &Answer,
+        context: &RequestContext<RoleServer>,
+    ) -> CallToolResult {
+        if Listening::is_heard(context) {
+            self.store.note_told(id);
+        }
+        told(id, answer)
     }
 
     async fn say(&self, id: &str, waited: Duration, context: &RequestContext<RoleServer>) {

@@ -262,6 +262,42 @@ fn a_cancelled_call_ends_and_its_proposal_stays() {
     assert_eq!(result["result"]["structuredContent"]["answer"], "rejected", "{result}");
 }
 
+/// A client that is gone heard nothing: who asks again gets the answer, and not another request.
+#[test]
+fn what_a_broken_connection_did_not_hear_is_told_again() {
+    let session = Session::new();
+    let _process = started(&session);
+    let client = Client::new(&session);
+    drop(client.egress(1, "/x"));
+    let (id, proposal) = proposed(&session, 1).remove(0);
+    // The server sees that it is gone before there is an answer.
+    std::thread::sleep(Duration::from_millis(300));
+    answer(&session, &proposal, Verdict::Approved);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!session.path(&format!("out/told/{id}")).exists(), "told to nobody");
+    let result = client.egress(2, "/x").result();
+    assert_eq!(result["result"]["structuredContent"]["answer"], "approved", "{result}");
+    wait_until("it is told", || session.path(&format!("out/told/{id}")).exists());
+    assert_eq!(proposals(&session).len(), 1);
+}
+
+/// Calls that are left behind take no room without end, and an honest client is told.
+#[test]
+fn calls_that_wait_are_bounded() {
+    let session = Session::new();
+    let _process = started(&session);
+    let client = Client::new(&session);
+    for n in 1..=128 {
+        drop(client.egress(n, "/x"));
+    }
+    let result = client.egress(200, "/x").result();
+    let text = result["result"]["content"][0]["text"].as_str().unwrap();
+    assert!(
+        text.contains("too many calls wait already") && text.contains("ask the same"),
+        "{text}"
+    );
+}
+
 #[test]
 fn nobody_answers_in_time() {
     let session = Session::new();

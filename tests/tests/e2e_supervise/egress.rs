@@ -104,9 +104,39 @@ fn a_standing_decision_is_in_the_overlay_and_in_the_next_plan() {
     world.host.run(&["supervise", "approve", &id, "--expect", &digest, "--always"]).code(0);
     assert_eq!(call.answer()["answer"], "approved");
     assert!(world.host.read("root/overlays/box.yaml").contains("/items/*"));
+    // What later sessions may do was decided too, and before the agent was told.
+    assert_eq!(world.audit(), ["answered", "kept", "done"]);
+    let kept = format!(
+        "kept for later sessions of bottle box: POST on /items/* at hello.test:{}",
+        world.port
+    );
+    world.host.run(&["audit", "show"]).code(0).prints(&kept);
     world.host.run(&["plan", "dev", "--name", "later-a", "-o", "after.json"]).code(0);
     let diff = world.host.run(&["diff", "before.json", "after.json"]).code(0);
     diff.prints(&format!("POST on /items/* at hello.test:{}", world.port));
+}
+
+/// The rule could not be kept for later sessions: the proposal waits on, and approving it again
+/// finishes it.
+#[test]
+fn a_standing_decision_that_cannot_be_kept_is_not_half_made() {
+    let world = Supervised::new();
+    let call = world.asks_egress("POST", "/items/17");
+    let (id, digest) = world.shown();
+    // Whoever keeps another rule at this moment does not come to an end with it.
+    let lock = world.host.at("root/locks/overlays.lock");
+    let lock = std::fs::OpenOptions::new().create(true).append(true).open(lock).expect("opened");
+    lock.lock().expect("taken");
+    let always = |digest: &str| {
+        world.host.run(&["supervise", "approve", &id, "--expect", digest, "--always"])
+    };
+    assert!(!always(&digest).ok());
+    assert_eq!(world.pending(1)[0]["id"], id.as_str(), "it waits on");
+    drop(lock);
+    always(&world.digest(&id)).code(0);
+    assert_eq!(call.answer()["answer"], "approved");
+    assert!(world.host.read("root/overlays/box.yaml").contains("/items/*"));
+    world.host.run(&["audit", "verify"]).code(0);
 }
 
 #[test]

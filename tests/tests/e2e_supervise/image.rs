@@ -71,7 +71,18 @@ fn an_approved_image_is_what_the_agent_comes_back_in() {
     });
     assert_eq!(tool, "tool\nkept\n");
     assert_eq!(world.audit(), ["answered", "done"]);
-    // Asked for once more, it is in force: approving changes nothing.
+
+    // Asked for once more, it is in force: approving changes nothing, and stops nobody.
+    let again = json!({"dockerfile": dockerfile, "justification": "is it there?"});
+    let call = world.calls("request-image", again);
+    let waiting = world.pending(2);
+    let again = waiting.iter().filter_map(|p| p["id"].as_str()).find(|again| *again != other);
+    let again = again.expect("the third").to_owned();
+    let digest = world.digest(&again);
+    world.host.run(&["supervise", "approve", &again, "--expect", &digest]).code(0);
+    assert_eq!(call.answer()["answer"], "approved");
+    let state = docker(&["inspect", "--format", "{{.State.Running}}", &container]).code(0).out;
+    assert_eq!(state.trim(), "true");
     let plan = ["plan", "dev", "--identity", &world.session, "--detailed-exitcode"];
     world.host.run(&plan).code(0);
 }

@@ -16,6 +16,10 @@ const LONGEST_NOTES: usize = 1 << 10;
 /// Lines that a page moves by.
 const PAGE: usize = 10;
 
+/// An agent could make what it asks for so long that the worst of it is below the screen.
+const UNREAD: &str =
+    "not yet: what it would change goes on below; read to its end (Tab, then PgDn)";
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -235,6 +239,8 @@ pub struct Model {
     ask_then: bool,
     /// What a failed approval was of.
     tried: Option<Digest>,
+    /// What was on the screen to its last line.
+    read: Option<Digest>,
     /// Those that are there from the beginning call nobody.
     is_new: bool,
 }
@@ -265,6 +271,7 @@ impl Default for Model {
             round: 0,
             ask_then: false,
             tried: None,
+            read: None,
             is_new: true,
         }
     }
@@ -321,6 +328,13 @@ impl Model {
     pub fn counts(&self) -> (usize, usize) {
         let asked = self.rows.iter().filter(|row| matches!(row, Row::Asked(_))).count();
         (asked, self.rows.len() - asked)
+    }
+
+    /// The last line of what approving would change is on the screen.
+    pub fn shown_to_the_end(&mut self) {
+        if let Look::Seen(shown) = &self.look {
+            self.read = Some(shown.digest.clone());
+        }
     }
 
     fn say(&mut self, message: &str) {
@@ -445,6 +459,7 @@ impl Model {
             Look::Seen(shown) if always && !shown.keeps => {
                 self.say("only network access can be kept for later sessions");
             }
+            Look::Seen(shown) if self.read.as_ref() != Some(&shown.digest) => self.say(UNREAD),
             Look::Seen(shown) => {
                 self.mode = Mode::Confirm { digest: shown.digest.clone(), always };
             }
@@ -471,6 +486,10 @@ impl Model {
         let pending = self.item()?.pending.clone();
         if key != Key::Char('y') && key != Key::Char('Y') {
             self.say("not approved; it waits on");
+            return None;
+        }
+        if self.read.as_ref() != Some(&digest) {
+            self.say(UNREAD);
             return None;
         }
         self.tried = Some(digest.clone());

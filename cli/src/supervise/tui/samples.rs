@@ -68,8 +68,14 @@ pub(super) fn model(pending: Vec<Pending>) -> Model {
     model
 }
 
-/// What was asked of the world comes back.
+/// What was asked of the world comes back, and is on the screen to its end.
 pub(super) fn looked(model: &mut Model, outcome: Result<Shown, String>) {
+    looked_undrawn(model, outcome);
+    model.shown_to_the_end();
+}
+
+/// What was asked of the world comes back.
+pub(super) fn looked_undrawn(model: &mut Model, outcome: Result<Shown, String>) {
     let wanted = model.wants().unwrap();
     assert!(model.update(Event::Looked(Box::new(wanted), outcome)).is_none());
 }

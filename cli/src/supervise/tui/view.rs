@@ -221,7 +221,9 @@ fn change(model: &mut Model, ink: Ink, frame: &mut Frame<'_>, area: Rect) {
             would(model, ink, wide, false, &mut lines);
         }
     }
-    scrolled(lines, &mut model.scroll.change, block, frame, area);
+    if scrolled(lines, &mut model.scroll.change, block, frame, area) {
+        model.shown_to_the_end();
+    }
 }
 
 /// What approving would change.
@@ -286,7 +288,9 @@ fn details(model: &mut Model, ink: Ink, frame: &mut Frame<'_>, area: Rect) {
             would(model, ink, wide, true, &mut lines);
         }
     }
-    scrolled(lines, &mut model.scroll.details, block, frame, area);
+    if scrolled(lines, &mut model.scroll.details, block, frame, area) {
+        model.shown_to_the_end();
+    }
 }
 
 fn help(ink: Ink, frame: &mut Frame<'_>, area: Rect) {
@@ -302,6 +306,7 @@ fn help(ink: Ink, frame: &mut Frame<'_>, area: Rect) {
         "q Ctrl-C   leave; what waits waits on",
         "",
         "✗ is what a bottle was refused lately, → what it may reach.",
+        "What goes on below the screen is read to its end before it can be approved.",
         "If anything moved since it was shown, nothing is approved: it is shown again.",
     ];
     let lines: Vec<Line<'static>> = text
@@ -332,14 +337,15 @@ fn asked(title: &str, lines: &[String], ink: Ink, frame: &mut Frame<'_>, area: R
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// Lines from where somebody scrolled to, which is kept where there are any.
+/// Lines from where somebody scrolled to, which is kept where there are any. Whether the last one is
+/// among them.
 fn scrolled(
     lines: Vec<Line<'static>>,
     from: &mut usize,
     block: Block<'_>,
     frame: &mut Frame<'_>,
     area: Rect,
-) {
+) -> bool {
     let high = usize::from(block.inner(area).height);
     *from = (*from).min(lines.len().saturating_sub(high));
     let more = lines.len().saturating_sub(*from + high);
@@ -349,6 +355,7 @@ fn scrolled(
     };
     let lines: Vec<Line<'static>> = lines.into_iter().skip(*from).take(high).collect();
     frame.render_widget(Paragraph::new(lines).block(block), area);
+    more == 0
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color as Paint;
 
-use super::super::model::{Bottle, Event, Key};
-use super::super::samples::{egress, image, key, looked, model, pending, session, shown, types};
+use super::super::model::{Bottle, Command, Event, Key, Shown};
+use super::super::samples::{
+    egress, image, key, looked, looked_undrawn, model, pending, session, shown, types,
+};
 use super::*;
 
 const SIZES: [(u16, u16); 2] = [(80, 24), (120, 40)];
@@ -159,6 +161,34 @@ fn long_texts_can_be_scrolled_to_their_end_and_no_further() {
     let at = model.scroll.details;
     key(&mut model, Key::Up);
     assert_eq!(model.scroll.details, at - 1, "no further than the end");
+}
+
+/// What goes on below the screen was not seen, and is not approved.
+#[test]
+fn what_is_below_the_screen_is_read_before_it_is_approved() {
+    let mut model = busy();
+    let long = format!("  + POST on /{}, /** at api.github.com:443", "x".repeat(900));
+    let long = || Shown { change: vec!["Grants: widened".into(), long.clone()], ..shown("one") };
+    looked_undrawn(&mut model, Ok(long()));
+    let small = text(&drawn(&mut model, true, SIZES[0]));
+    assert!(!small.contains("/**") && small.contains("lines more"), "{small}");
+    types(&mut model, "a");
+    assert_eq!(model.mode, Mode::Browse);
+    assert!(model.message.contains("goes on below"), "{}", model.message);
+    key(&mut model, Key::Tab);
+    key(&mut model, Key::PageDown);
+    let end = text(&drawn(&mut model, true, SIZES[0]));
+    assert!(end.contains("/**"), "{end}");
+    types(&mut model, "a");
+    assert!(matches!(model.mode, Mode::Confirm { .. }), "{}", model.message);
+    assert!(matches!(key(&mut model, Key::Char('y')), Some(Command::Approve { .. })));
+    // Asked about as soon as it was changed: what was changed is read all the same.
+    model.update(Event::Edited(Ok(Some(egress("/repos/me/x")))));
+    looked_undrawn(&mut model, Ok(Shown { digest: shown("two").digest, ..long() }));
+    drawn(&mut model, true, SIZES[0]);
+    assert!(matches!(model.mode, Mode::Confirm { .. }));
+    types(&mut model, "y");
+    assert!(model.message.contains("goes on below"), "{}", model.message);
 }
 
 #[test]

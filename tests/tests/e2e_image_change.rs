@@ -51,6 +51,8 @@ agents:
         let host = Host::with_manifest(&manifest).set("TOKEN", "tok-9Kd2xQ7mWz4LpR8v");
         host.write("work/code/a.txt", "as it came\n").write("work/code/b.txt", "as it came\n");
         let session = unique("change");
+        // Of no other test's content: what goes with another's state root is not there for this one.
+        host.write("work/code/mine.txt", &session);
         let folder = host.at("work/code").display().to_string();
         let asked = ["--workspace", "copy", "--cwd", folder.as_str()];
         let plan = host.plans(&session, "plan.json", &asked);
@@ -95,7 +97,7 @@ agents:
 
     fn work_is_kept(&self) {
         assert_eq!(self.inside("cat /workspace/a.txt"), "the agent was here\n");
-        assert_eq!(self.inside("ls /workspace"), "a.txt\n", "what went stays gone");
+        assert_eq!(self.inside("ls /workspace"), "a.txt\nmine.txt\n", "what went stays gone");
         assert_eq!(self.inside("cat /home/agent/transcript"), "said\n");
     }
 

@@ -209,7 +209,8 @@ fn look_blocking(
 
     for (update, shown) in asked.updates.iter().zip(push.refs.clone()) {
         if !update.is_well_formed() {
-            return refuse(push, Code::Malformed, "an id is none".into());
+            let reason = format!("{}: its name or an id is none to git", shown.name);
+            return refuse(push, Code::Malformed, reason);
         }
         let descends = || descends(mirror, quarantine, &update.old, &update.new);
         if let Err(reason) = judge(update, &mirror.remote.push, descends) {

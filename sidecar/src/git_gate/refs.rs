@@ -21,14 +21,32 @@ impl Update {
         }
     }
 
-    /// Whether both ids are ids: they become words of git's.
+    /// Whether both ids are ids and the name is a name: they become words of git's, which reads more
+    /// than a name out of some.
     pub(super) fn is_well_formed(&self) -> bool {
         let id = |id: &str| {
             matches!(id.len(), 40 | 64)
                 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         };
-        id(&self.old) && id(&self.new) && !(is_nothing(&self.old) && is_nothing(&self.new))
+        id(&self.old)
+            && id(&self.new)
+            && !(is_nothing(&self.old) && is_nothing(&self.new))
+            && is_name(&self.name)
     }
+}
+
+/// Whether git takes it for the name of a ref (git-check-ref-format(1)), and that of one below
+/// `refs/`. receive-pack asks the same, but only once the push was passed on.
+fn is_name(name: &str) -> bool {
+    let never = |c: char| {
+        c.is_ascii_control() || matches!(c, ' ' | ':' | '^' | '~' | '?' | '*' | '[' | '\\')
+    };
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    name.strip_prefix("refs/").is_some_and(|rest| rest.split('/').all(part))
+        && !name.contains(never)
+        && !name.contains("..")
+        && !name.contains("@{")
+        && !name.ends_with('.')
 }
 
 /// The id that stands for no object.
@@ -163,9 +181,40 @@ mod tests {
 
     #[test]
     fn ids_are_ids() {
-        assert!(update(A, B, "x").is_well_formed());
+        const NAME: &str = "refs/heads/x";
+        assert!(update(A, B, NAME).is_well_formed());
         for (old, new) in [(NONE, NONE), ("--all", A), (A, "HEAD"), (A, ""), (A, "ABCDEF")] {
-            assert!(!update(old, new, "x").is_well_formed(), "{old} {new}");
+            assert!(!update(old, new, NAME).is_well_formed(), "{old} {new}");
+        }
+    }
+
+    #[test]
+    fn names_are_names() {
+        let long = format!("refs/heads/{}", "x".repeat(4000));
+        for name in ["refs/heads/-f", "refs/heads/a@b{c}.d/é", "refs/tags/@", "refs/x", &long] {
+            assert!(update(NONE, A, name).is_well_formed(), "{name}");
+        }
+        for part in [
+            "a:main", ":", "a b", "a^", "a~1", "a?", "*", "a[b]", "a\\b", "a\nb", "a\tb", "a\x7f",
+            "a..b", "a@{1}", "a//b", "/a", "a/", "", ".a", "a/.b", "a.lock", "a.lock/b", "a.",
+            "a/b.",
+        ] {
+            let name = format!("refs/heads/{part}");
+            assert!(!update(NONE, A, &name).is_well_formed(), "{name:?}");
+        }
+        for name in ["", "@", "HEAD", "heads/x", "refs", "/refs/heads/x", "refs/", "xrefs/heads/x"]
+        {
+            assert!(!update(NONE, A, name).is_well_formed(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_what_git_takes_for_names() {
+        for byte in 1..=0x7f_u8 {
+            let name = format!("refs/heads/a{}b", byte as char);
+            let git = std::process::Command::new("git").args(["check-ref-format", &name]).status();
+            let git = git.unwrap().success();
+            assert_eq!(update(NONE, A, &name).is_well_formed(), git, "{name:?}");
         }
     }
 }

@@ -130,6 +130,31 @@ fn names_and_packs_that_break_rules_break_nothing() {
     world.git("agent", &["fetch"]).good();
 }
 
+#[test]
+fn a_name_that_git_would_read_as_two_reaches_no_other_branch() {
+    let world = World::new(json!({})).seeded();
+    world.write("agent/a", "a\n");
+    let clean = world.commit("agent", "clean");
+    world.git("agent", &["push", "origin", "HEAD:refs/heads/agent/c"]).good();
+    // As a word of git's, `D:refs/heads/agent/x:main` is what D has at that path, and goes to main.
+    let link = format!("160000,{clean},refs/heads/agent/x");
+    world.git("agent", &["update-index", "--add", "--cacheinfo", &link]).good();
+    world.git("agent", &["commit", "-q", "-m", "a link"]).good();
+    let tip = world.git("agent", &["rev-parse", "HEAD"]).good().out.trim().to_owned();
+    let list = world.git("agent", &["rev-list", "--objects", "HEAD", &format!("^{clean}")]).good();
+    let list: String =
+        list.out.lines().map(|l| format!("{}\n", l.split(' ').next().unwrap())).collect();
+    let before = world.refs();
+    for name in ["refs/heads/agent/x:main", "refs/heads/agent/x:refs/heads/main"] {
+        let answer = push_pack(&world, &tip, name, &list);
+        assert!(answer.contains("its name or an id is none to git"), "{name:?}: {answer}");
+        assert_eq!(world.refs(), before, "{name:?}");
+    }
+    // The same commit under a name that is one.
+    let answer = push_pack(&world, &tip, "refs/heads/agent/x", &list);
+    assert!(answer.contains("ok refs/heads/agent/x"), "{answer}");
+}
+
 /// A commit whose folder holds `.git`, and this file beside it.
 fn bad_commit(world: &World, beside: Option<&[u8]>) -> String {
     // A folder that holds `.git`: checked out, it would be a repository's own.

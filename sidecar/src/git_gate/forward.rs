@@ -35,8 +35,12 @@ pub(super) fn forward(
         let Update { old, new, name } = update;
         let expected = if update.change() == Change::Create { "" } else { old.as_str() };
         command.arg(format!("--force-with-lease={name}:{expected}"));
-        let new = if update.change() == Change::Delete { "" } else { new.as_str() };
-        specs.push(format!("{new}:{name}"));
+        specs.push(match update.change() {
+            Change::Delete => format!(":{name}"),
+            // The id alone could be the name of a branch or a tag too, which git would take first.
+            // Nothing has such a name.
+            Change::Create | Change::Move => format!("{new}^{{object}}:{name}"),
+        });
     }
     command.arg("--").arg(&mirror.way.url).args(specs);
     let done = run(&mut command, Vec::new(), LONGEST).map_err(|error| error.to_string())?;

@@ -155,6 +155,21 @@ fn a_name_that_git_would_read_as_two_reaches_no_other_branch() {
     assert!(answer.contains("ok refs/heads/agent/x"), "{answer}");
 }
 
+#[test]
+fn a_tag_named_like_a_commit_is_not_pushed_in_its_place() {
+    let world = World::new(json!({"tags": true})).seeded();
+    world.write("agent/a", "a\n");
+    world.commit("agent", "work");
+    world.push("agent").good();
+    let next = world.commit("agent", "next");
+    // What upstream's branch does not have, under the id of what may follow it.
+    world.git("agent", &["checkout", "-q", "-b", "aside", "origin/main"]).good();
+    world.commit("agent", "aside");
+    world.git("agent", &["push", "origin", &format!("HEAD:refs/tags/{next}")]).good();
+    world.git("agent", &["push", "origin", "agent/work"]).good();
+    assert_eq!(world.upstream(&["rev-parse", "refs/heads/agent/work"]).trim(), next);
+}
+
 /// A commit whose folder holds `.git`, and this file beside it.
 fn bad_commit(world: &World, beside: Option<&[u8]>) -> String {
     // A folder that holds `.git`: checked out, it would be a repository's own.

@@ -237,11 +237,14 @@ fn look_blocking(
         }
     };
     push.millis = millis(begun);
-    if found.is_empty() {
-        return Ok(push);
+    let cut = scan.cut.load(Ordering::Relaxed);
+    match (found.is_empty(), cut) {
+        (true, false) => return Ok(push),
+        // What was left out was left out for something: clean is only what was looked into.
+        (true, true) => return refuse(push, Code::Limit, "not all of it was looked into".into()),
+        (false, _) => {}
     }
     let (through, stopped) = sort_out(found, &exceptions.unused(&mirror.name));
-    let cut = scan.cut.load(Ordering::Relaxed);
     let tell = |found: &Found| tell(&scan, &objects, found);
     if stopped.is_empty() && !cut {
         let tell = |(exception, found)| Excepted { exception, finding: tell(&found) };

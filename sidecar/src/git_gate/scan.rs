@@ -12,6 +12,7 @@ use bottle_detector::{Detector, Finding, Stream, What, mask};
 use bottle_planner::escape::visible;
 use bottle_planner::proposal::FINGERPRINT;
 use bottle_planner::words::Digest;
+use memchr::memmem;
 
 use super::git::{feed, run};
 use super::mirror::Mirror;
@@ -33,8 +34,10 @@ const LONGEST: u64 = 64 << 20;
 /// one could be anything.
 const LARGEST_COMPARED: u64 = 8 << 20;
 const SHORTEST_COMPARED: usize = 16;
-/// With so many of upstream's commits.
+/// With so many of upstream's commits, and so many different findings of one file: of the others it is
+/// not known that upstream has them.
 const MOST_BASES: usize = 16;
+const MOST_COMPARED: usize = 1000;
 /// The rule of what could not be looked into.
 const LIMIT_UNPACK: &str = "limit-unpack";
 
@@ -233,14 +236,15 @@ impl Scan<'_> {
         let mut told = Vec::new();
         for view in View::ALL {
             let of_view = found.iter().filter(|(of, _)| *of == view).map(|(_, f)| f.clone());
-            let of_view = self.meant(of_view.collect());
+            let mut of_view = self.meant(of_view.collect());
+            // Before any is left out: what upstream has, however often, must not be all that is told.
+            if view == View::Raw {
+                of_view = self.unknown(object, of_view);
+            }
             if of_view.len() > MOST_FINDINGS {
                 self.cut.store(true, Ordering::Relaxed);
             }
             for finding in of_view.into_iter().take(MOST_FINDINGS) {
-                if view == View::Raw && self.is_upstream(object, &finding) {
-                    continue;
-                }
                 let found = Found {
                     rule: rule(&finding.what).to_owned(),
                     object: object.id.clone(),
@@ -259,24 +263,35 @@ impl Scan<'_> {
         Ok(told)
     }
 
-    /// Whether upstream has the very bytes that were found in that file already: whoever changes
-    /// another line of it sends nothing new. Not asked of what a rule sees only the beginning of.
-    fn is_upstream(&self, object: &Object, finding: &Finding) -> bool {
-        let span = finding.span.start as usize..finding.span.end as usize;
-        if object.path.is_empty()
-            || object.size > LARGEST_COMPARED
-            || is_beginning(rule(&finding.what))
-            || span.len() < SHORTEST_COMPARED
-        {
-            return false;
+    /// Those whose very bytes upstream does not have in that file already: whoever changes another
+    /// line of it sends nothing new. Not asked of what a rule sees only the beginning of.
+    fn unknown(&self, object: &Object, mut found: Vec<Finding>) -> Vec<Finding> {
+        if found.is_empty() || object.path.is_empty() || object.size > LARGEST_COMPARED {
+            return found;
         }
-        let Some(new) = self.content(&object.id) else { return false };
-        let Some(secret) = new.get(span) else { return false };
-        let has = |base: &String| {
-            let old = self.content(&format!("{base}:{}", object.path));
-            old.is_some_and(|old| old.windows(secret.len()).any(|window| window == secret))
+        let Some(new) = self.content(&object.id) else { return found };
+        let secret = |finding: &Finding| {
+            let secret = new.get(finding.span.start as usize..finding.span.end as usize)?;
+            let compared = secret.len() >= SHORTEST_COMPARED && !is_beginning(rule(&finding.what));
+            compared.then_some(secret)
         };
-        self.bases().iter().any(has)
+        // One that is there many times is looked for once.
+        let (mut unknown, mut known) = (BTreeSet::new(), BTreeSet::new());
+        for secret in found.iter().filter_map(secret) {
+            if unknown.len() < MOST_COMPARED {
+                unknown.insert(secret);
+            }
+        }
+        for base in self.bases() {
+            if unknown.is_empty() {
+                break;
+            }
+            let Some(old) = self.content(&format!("{base}:{}", object.path)) else { continue };
+            let is_there = |secret: &&[u8]| memmem::find(&old, secret).is_some();
+            known.extend(unknown.extract_if(.., |secret| is_there(secret)));
+        }
+        found.retain(|finding| secret(finding).is_none_or(|secret| !known.contains(secret)));
+        found
     }
 
     fn content(&self, blob: &str) -> Option<Vec<u8>> {

@@ -190,6 +190,25 @@ fn what_upstream_has_already_stops_no_new_branch() {
 }
 
 #[test]
+fn behind_any_number_of_secrets_that_upstream_has_a_new_one_is_found() {
+    let world = World::new(json!({}));
+    let line = |seed| format!("key = {}\n", token(seed));
+    world.write("seed/old", line(4));
+    let many: String = (100..130).map(line).collect();
+    world.write("seed/many", &many);
+    let world = world.seeded();
+    for times in [20, 300] {
+        world.write("agent/old", line(4).repeat(times) + &line(5));
+        let says = format!("old, line {}: github-pat", times + 1);
+        stopped_after_commit(&world, &token(5), &says);
+    }
+    world.write("agent/old", line(4).repeat(300));
+    world.write("agent/many", format!("one more line\n{many}"));
+    world.commit("agent", "nothing new");
+    world.push("agent").good();
+}
+
+#[test]
 fn the_sessions_own_values_are_found_and_pass_where_they_are_meant_to() {
     let values = json!({"scan:DB": "correct-horse-battery", "scan:MEANT": "meant-for-this-host"});
     let meant = json!({"use_at": {"MEANT": ["git.test"]}});

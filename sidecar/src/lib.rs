@@ -20,6 +20,7 @@ mod git_gate;
 mod init;
 mod leak_rules;
 mod log;
+mod passing;
 mod pid1;
 mod places;
 pub mod prove;

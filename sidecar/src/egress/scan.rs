@@ -15,6 +15,7 @@ use hyper::http::uri::PathAndQuery;
 use super::rules::{HostName, Refusal};
 use super::settings::Table;
 use super::vault::Held;
+use crate::passing::unmeant;
 
 /// How much of what has gone out is looked at again together with what is about to, when a sender
 /// pauses: an interactive protocol cannot wait until a block is full.
@@ -82,18 +83,7 @@ impl Scan {
         if found.is_empty() {
             return Ok(judged);
         }
-        let passes = |finding: &Finding| match &finding.what {
-            What::Value(name) => self.table.passes(name, &self.host),
-            What::Rule(_) => false,
-        };
-        let passing: Vec<_> = found.iter().filter(|f| passes(f)).map(|f| f.span.clone()).collect();
-        for finding in found {
-            let meant = |span: &std::ops::Range<u64>| {
-                span.start < finding.span.end && finding.span.start < span.end
-            };
-            if passes(&finding) || passing.iter().any(meant) {
-                continue;
-            }
+        for finding in unmeant(found, |name| self.table.passes(name, &self.host)) {
             let (action, name) = match &finding.what {
                 What::Value(name) => (self.dlp.own_secrets, name),
                 What::Rule(id) => (self.dlp.patterns, id),

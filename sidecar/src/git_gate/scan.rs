@@ -19,6 +19,7 @@ use super::mirror::Mirror;
 use super::objects::{Kind, Object};
 use super::views::{TooMuch, View, Viewer};
 use super::wide::{Order, Wide};
+use crate::passing::unmeant;
 
 /// As many findings are told; a push that has more is refused just the same.
 pub(super) const MOST_FINDINGS: usize = 20;
@@ -131,14 +132,8 @@ impl Scan<'_> {
     }
 
     /// What is left once what the manifest lets pass is taken out, and the patterns that it is.
-    fn meant(&self, mut found: Vec<Finding>) -> Vec<Finding> {
-        if found.is_empty() || self.passing.is_empty() {
-            return found;
-        }
-        let passes = |f: &Finding| matches!(&f.what, What::Value(v) if self.passing.contains(v));
-        let spans: Vec<_> = found.iter().filter(|f| passes(f)).map(|f| f.span.clone()).collect();
-        found.retain(|f| !spans.iter().any(|s| s.start < f.span.end && f.span.start < s.end));
-        found
+    fn meant(&self, found: Vec<Finding>) -> Vec<Finding> {
+        unmeant(found, |name| self.passing.contains(name))
     }
 
     /// The paths of new objects, slashes and all.

@@ -209,6 +209,28 @@ fn behind_any_number_of_secrets_that_upstream_has_a_new_one_is_found() {
 }
 
 #[test]
+fn a_value_that_passes_hides_nothing_beside_it() {
+    // In base64 the last character of the one is the first of the other.
+    let (meant, other) = ("meant-for-this-host-42", "correct-horse-battery");
+    let values = json!({"scan:MEANT": meant, "scan:OTHER": other});
+    let meant_at = json!({"use_at": {"MEANT": ["git.test"]}});
+    let world = World::with(json!({}), &values, meant_at).seeded();
+    for pad in ["", "-", "--"] {
+        let text = |end: &str| {
+            let text = format!("{pad}{meant}{end}");
+            base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text)
+        };
+        world.write("agent/a", text(other));
+        stopped_after_commit(&world, other, "a, line 1: OTHER");
+        world.write("agent/a", text(""));
+        world.commit("agent", "meant alone");
+        world.push("agent").good();
+        world.git("agent", &["reset", "-q", "--hard", "origin/main"]).good();
+        world.upstream(&["update-ref", "-d", "refs/heads/agent/work"]);
+    }
+}
+
+#[test]
 fn the_sessions_own_values_are_found_and_pass_where_they_are_meant_to() {
     let values = json!({"scan:DB": "correct-horse-battery", "scan:MEANT": "meant-for-this-host"});
     let meant = json!({"use_at": {"MEANT": ["git.test"]}});

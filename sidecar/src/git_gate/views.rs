@@ -32,11 +32,14 @@ impl View {
 const COMPRESSED: [(&[u8], &str); 2] =
     [(&[0x1f, 0x8b], "gzip"), (&[0x28, 0xb5, 0x2f, 0xfd], "zstd")];
 
+/// As many bytes decide. What has fewer unpacks to nothing.
+const DECIDES: usize = 4;
+
 /// Takes a blob piece by piece, and makes the views of it.
 pub(super) struct Viewer {
     wide: [(Order, Wide); 2],
-    /// The first piece decides.
-    begun: bool,
+    /// The blob's first bytes, until there are enough of them to decide by.
+    head: Option<Vec<u8>>,
     unpacker: Option<Unpacker>,
 }
 
@@ -47,7 +50,7 @@ pub(super) struct TooMuch;
 impl Viewer {
     pub(super) fn new() -> Self {
         let wide = [Order::Little, Order::Big].map(|order| (order, Wide::new(order)));
-        Self { wide, begun: false, unpacker: None }
+        Self { wide, head: Some(Vec::new()), unpacker: None }
     }
 
     /// Hands each view's next bytes to `take`.
@@ -61,11 +64,6 @@ impl Viewer {
         piece: &[u8],
         mut take: impl FnMut(View, &[u8]),
     ) -> Result<(), TooMuch> {
-        if !self.begun {
-            self.begun = true;
-            let coding = COMPRESSED.iter().find(|(magic, _)| piece.starts_with(magic));
-            self.unpacker = coding.and_then(|(_, name)| Unpacker::new(name).ok());
-        }
         take(View::Raw, piece);
         let mut made = Vec::new();
         for (order, wide) in &mut self.wide {
@@ -75,6 +73,22 @@ impl Viewer {
                 take(View::Wide(*order), &made);
             }
         }
+        // A piece may be a single byte: where a read ends is chance.
+        let mut head;
+        let piece = match self.head.take() {
+            Some(before) => {
+                head = before;
+                head.extend_from_slice(piece);
+                if head.len() < DECIDES {
+                    self.head = Some(head);
+                    return Ok(());
+                }
+                let coding = COMPRESSED.iter().find(|(magic, _)| head.starts_with(magic));
+                self.unpacker = coding.and_then(|(_, name)| Unpacker::new(name).ok());
+                head.as_slice()
+            }
+            None => piece,
+        };
         let Some(unpacker) = &mut self.unpacker else { return Ok(()) };
         made.clear();
         let outcome = unpacker.feed(piece, &mut made);
@@ -99,8 +113,12 @@ mod tests {
     use super::*;
 
     fn seen(bytes: &[u8], view: View) -> Result<Vec<u8>, TooMuch> {
+        seen_in_pieces(bytes, 1000, view)
+    }
+
+    fn seen_in_pieces(bytes: &[u8], size: usize, view: View) -> Result<Vec<u8>, TooMuch> {
         let (mut viewer, mut out) = (Viewer::new(), Vec::new());
-        for piece in bytes.chunks(1000) {
+        for piece in bytes.chunks(size) {
             viewer.feed(piece, |of, bytes| {
                 if of == view {
                     out.extend_from_slice(bytes);
@@ -125,6 +143,24 @@ mod tests {
         assert_eq!(seen(&damaged, View::Unpacked).unwrap(), text);
         assert_eq!(seen(&damaged, View::Raw).unwrap(), damaged);
         assert!(seen(b"\x1f\x8bnothing of the kind", View::Unpacked).unwrap().is_empty());
+    }
+
+    #[test]
+    fn where_a_piece_ends_does_not_matter() {
+        let text = b"a line\n".repeat(10);
+        // A frame of one block that is stored as it is (RFC 8878, section 3.1.1).
+        let zstd = [&[0x28, 0xb5, 0x2f, 0xfd, 0x20, 70, 0x31, 2, 0][..], &text].concat();
+        for packed in [gzip(&text), zstd] {
+            for size in 1..8 {
+                let unpacked = seen_in_pieces(&packed, size, View::Unpacked).unwrap();
+                assert_eq!(unpacked, text, "cut at {size}");
+                assert_eq!(seen_in_pieces(&packed, size, View::Raw).unwrap(), packed);
+            }
+        }
+        for short in [&b"\x1f"[..], b"\x1f\x8b", b"\x28\xb5\x2f", b""] {
+            assert!(seen_in_pieces(short, 1, View::Unpacked).unwrap().is_empty());
+            assert_eq!(seen_in_pieces(short, 1, View::Raw).unwrap(), short);
+        }
     }
 
     #[test]

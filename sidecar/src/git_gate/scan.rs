@@ -1,6 +1,7 @@
 //! The leak scan of a push: every object that upstream does not have, read once and looked into.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -103,7 +104,7 @@ impl Scan<'_> {
             let broke = || Err(io::Error::other("the scan broke off"));
             begun.into_iter().map(|part| part.join().unwrap_or_else(|_| broke())).collect()
         });
-        let mut found = self.paths(objects);
+        let mut found = Vec::new();
         for result in results {
             found.extend(result?);
         }
@@ -136,31 +137,6 @@ impl Scan<'_> {
         unmeant(found, |name| self.passing.contains(name))
     }
 
-    /// The paths of new objects, slashes and all.
-    fn paths(&self, objects: &[Object]) -> Vec<Found> {
-        let mut text = String::new();
-        let mut starts = BTreeMap::new();
-        for object in objects.iter().filter(|object| !object.path.is_empty()) {
-            starts.insert(text.len() as u64, object);
-            text.push_str(&object.path);
-            text.push('\n');
-        }
-        let found = self.meant(self.detector.scan(text.as_bytes()));
-        let told = found.into_iter().filter_map(|finding| {
-            let (start, object) = starts.range(..=finding.span.start).next_back()?;
-            let at = finding.span.start - *start;
-            Some(Found {
-                rule: rule(&finding.what).to_owned(),
-                object: object.id.clone(),
-                at,
-                part: "path",
-                place: format!("the path {}", self.shown(&object.path)),
-                line: None,
-            })
-        });
-        told.collect()
-    }
-
     fn part(&self, objects: &[&Object], told: &AtomicUsize) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();
         let mut reader = Reader::open(self.mirror, self.quarantine, objects)?;
@@ -179,7 +155,7 @@ impl Scan<'_> {
                     let mut bytes = Vec::new();
                     reader.read_to_end(&mut bytes)?;
                     match kind {
-                        Kind::Tree => self.tree(object, &bytes),
+                        Kind::Tree => self.tree(object, &bytes)?,
                         _ => self.words(object, &bytes),
                     }
                 }
@@ -364,8 +340,9 @@ impl Scan<'_> {
         told.collect()
     }
 
-    /// The names in a folder (git's own format: mode, space, name, NUL, id).
-    fn tree(&self, object: &Object, bytes: &[u8]) -> Vec<Found> {
+    /// The names in a folder (git's own format: mode, space, name, NUL, id), each by itself and after
+    /// the folder's path: a secret may have a slash, and what is below it may be upstream's.
+    fn tree(&self, object: &Object, bytes: &[u8]) -> io::Result<Vec<Found>> {
         let id_length = object.id.len() / 2;
         let mut names: Vec<&[u8]> = Vec::new();
         let mut rest = bytes;
@@ -374,29 +351,88 @@ impl Scan<'_> {
             names.push(after(name, b' '));
             rest = rest.get(end + 1 + id_length..).unwrap_or_default();
         }
-        let text = names.join(&b'\n');
-        let folder = match object.path.as_str() {
+        let in_names = self.lines(&names);
+        let mut told = self.names(object, &names, &in_names);
+        if !object.path.is_empty() {
+            told.extend(self.paths(object, &names, &in_names)?);
+        }
+        Ok(told)
+    }
+
+    fn names(&self, folder: &Object, names: &[&[u8]], found: &[InLine]) -> Vec<Found> {
+        let shown = match folder.path.as_str() {
             "" => "the top folder".to_owned(),
             path => self.shown(path),
         };
-        let found = self.meant(self.detector.scan(&text)).into_iter();
-        let told = found.map(|finding| {
-            let start = usize::try_from(finding.span.start).unwrap_or(usize::MAX).min(text.len());
-            let index = text[..start].iter().filter(|b| **b == b'\n').count();
-            let base = text[..start].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-            let name = names.get(index).copied().unwrap_or_default();
-            let name = String::from_utf8_lossy(name);
-            let name = self.shown_but(&name, base as u64, Some(&finding));
+        let told = found.iter().map(|InLine { line, start, finding }| {
+            let name = String::from_utf8_lossy(names[*line]);
+            let name = self.shown_but(&name, *start, Some(finding));
             Found {
                 rule: rule(&finding.what).to_owned(),
-                object: object.id.clone(),
+                object: folder.id.clone(),
                 at: finding.span.start,
                 part: "names",
-                place: format!("a file name in {folder}: {name}"),
+                place: format!("a file name in {shown}: {name}"),
                 line: None,
             }
         });
         told.collect()
+    }
+
+    /// What is found in the paths of a folder's entries, and neither in their names nor in that of
+    /// the folder: those are told as what they are.
+    fn paths(
+        &self,
+        folder: &Object,
+        names: &[&[u8]],
+        in_names: &[InLine],
+    ) -> io::Result<Vec<Found>> {
+        let path = folder.path.as_bytes();
+        let before = path.len() + 1;
+        let size = names.iter().map(|name| (before + name.len()) as u64).sum::<u64>();
+        if size > LARGEST_PART {
+            return Err(io::Error::other(format!("the paths in {} are too long", folder.id)));
+        }
+        let paths: Vec<Vec<u8>> = names.iter().map(|name| [path, b"/", name].concat()).collect();
+        let in_names: BTreeSet<_> = in_names.iter().map(|found| found.within(before)).collect();
+        let in_path = self.lines(&[path]);
+        let in_path: BTreeSet<_> = in_path.iter().map(|found| found.within(0)).collect();
+        let found = self.lines(&paths);
+        let is_new = |found: &&InLine| {
+            let (line, start, end, what) = found.within(0);
+            !in_path.contains(&(0, start, end, what))
+                && !in_names.contains(&(line, start, end, what))
+        };
+        let told = found.iter().filter(is_new).map(|InLine { line, start, finding }| {
+            let path = String::from_utf8_lossy(&paths[*line]);
+            Found {
+                rule: rule(&finding.what).to_owned(),
+                object: folder.id.clone(),
+                at: finding.span.start,
+                part: "path",
+                place: format!("the path {}", self.shown_but(&path, *start, Some(finding))),
+                line: None,
+            }
+        });
+        Ok(told.collect())
+    }
+
+    /// What is found in names or paths, which may hold line ends themselves.
+    fn lines<L: Borrow<[u8]>>(&self, lines: &[L]) -> Vec<InLine> {
+        let mut starts = Vec::with_capacity(lines.len());
+        let mut text = Vec::new();
+        for line in lines {
+            starts.push(text.len() as u64);
+            text.extend_from_slice(line.borrow());
+            text.push(b'\n');
+        }
+        let found = self.meant(self.detector.scan(&text)).into_iter();
+        let found = found.filter_map(|finding| {
+            let after = starts.partition_point(|start| *start <= finding.span.start);
+            let line = after.checked_sub(1)?;
+            Some(InLine { line, start: starts[line], finding })
+        });
+        found.collect()
     }
 
     /// The commit that brings an object: the oldest of those that upstream does not have.
@@ -426,6 +462,23 @@ impl Scan<'_> {
         let text = String::from_utf8_lossy(&done.out);
         let mut commits = text.lines().filter_map(|line| line.split_once(' '));
         commits.find(|(_, tree)| right(tree)).map(|(commit, _)| commit.to_owned())
+    }
+}
+
+/// A finding in one of many names.
+struct InLine {
+    /// In which, and where that begins.
+    line: usize,
+    start: u64,
+    finding: Finding,
+}
+
+impl InLine {
+    /// In which line, where in it, and what; of a line that stands after so many other bytes.
+    fn within(&self, before: usize) -> (usize, u64, u64, &What) {
+        let place = |offset: u64| (offset + before as u64).saturating_sub(self.start);
+        let span = &self.finding.span;
+        (self.line, place(span.start), place(span.end), &self.finding.what)
     }
 }
 

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::examples::{EXAMPLES, fill};
 use super::world::World;
 
-/// As many examples are pushed at once: the gate tells of 20 findings, and what is in a file's name is
-/// in its path too.
+/// As many examples are pushed at once: the gate tells of 20 findings, and wide text is mostly
+/// found in both orders.
 const AT_ONCE: usize = 10;
 /// A name in a folder holds no slash (git's own format), and no path two of them in a row: an address
 /// with its scheme is in no file's name. All else is, line ends too.

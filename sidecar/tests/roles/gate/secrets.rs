@@ -231,6 +231,26 @@ fn a_value_that_passes_hides_nothing_beside_it() {
 }
 
 #[test]
+fn a_secret_with_a_slash_is_stopped_in_a_path() {
+    let (folder, file) = ("correct-horse", "battery-staple");
+    let secret = format!("{folder}/{file}");
+    let world = World::with(json!({}), &json!({"scan:DB": secret}), json!({})).seeded();
+    // A file that upstream has.
+    std::fs::create_dir(world.at("agent").join(folder)).unwrap();
+    world.git("agent", &["mv", "README", &secret]).good();
+    stopped_after_commit(&world, &secret, "the path ****");
+    // A file that is at another path too.
+    world.write("agent/a", "the same\n");
+    world.write(&format!("agent/in/{secret}"), "the same\n");
+    stopped_after_commit(&world, &secret, "the path in/****");
+    // Its two halves alone.
+    world.write(&format!("agent/{file}"), "a\n");
+    world.write(&format!("agent/{folder}-/{file}"), "a\n");
+    world.commit("agent", "work");
+    world.push("agent").good();
+}
+
+#[test]
 fn the_sessions_own_values_are_found_and_pass_where_they_are_meant_to() {
     let values = json!({"scan:DB": "correct-horse-battery", "scan:MEANT": "meant-for-this-host"});
     let meant = json!({"use_at": {"MEANT": ["git.test"]}});

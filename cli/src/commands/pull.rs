@@ -44,8 +44,8 @@ const NAMED: usize = 5;
 /// What your host runs, or lets decide what is run, without being asked (hooks, editors' settings,
 /// .envrc, workflows, executable files, links out of the folder) is listed apart, asked for apart,
 /// and not written on --yes alone. Never written: .git, and what `hide` names. What .gitignore
-/// names and is new stays behind. Read are at most 32 GiB and 2,000,000 files; brought back files
-/// of at most 256 MiB, 4 GiB together.
+/// names and is new stays behind. Read are at most 32 GiB and 2,000,000 files with 256 MiB of names;
+/// brought back files of at most 256 MiB, 4 GiB together.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bottle pull @last\n  \
     bottle pull dev-ab12c --yes                       all but what the host would execute\n  \

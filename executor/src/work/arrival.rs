@@ -25,6 +25,8 @@ pub struct Limits {
     pub archive: u64,
     /// Files, folders and links.
     pub entries: u64,
+    /// Bytes of their paths and of where links point to, which are held in memory.
+    pub names: u64,
     /// Bytes of one content that is brought out.
     pub file: u64,
     /// Bytes of all contents that are brought out.
@@ -32,8 +34,13 @@ pub struct Limits {
 }
 
 /// What `pull` and the end of a session keep to. They are in `bottle pull --help`.
-pub const LIMITS: Limits =
-    Limits { archive: 32 << 30, entries: 2_000_000, file: 256 << 20, kept: 4 << 30 };
+pub const LIMITS: Limits = Limits {
+    archive: 32 << 30,
+    entries: 2_000_000,
+    names: 256 << 20,
+    file: 256 << 20,
+    kept: 4 << 30,
+};
 
 /// Bytes of a path below the workspace (`PATH_MAX` of Linux).
 const LONGEST_PATH: usize = 4096;
@@ -154,6 +161,7 @@ pub(crate) fn read(
     let mut archive = tar::Archive::new(counted);
     let mut arrival = Arrival::default();
     let mut entries = 0;
+    let mut names = 0;
     // A folder that is skipped: the engine packs what is in it next.
     let mut skipped: Option<PathBuf> = None;
     for entry in archive.entries().map_err(|e| broken(e, limits))? {
@@ -175,6 +183,7 @@ pub(crate) fn read(
         if skipped.as_ref().is_some_and(|folder| path.starts_with(folder)) {
             continue;
         }
+        name(&mut names, path.as_os_str().as_bytes(), limits)?;
         let is_folder = kind == EntryType::Directory;
         if wants.skips(&path, is_folder) {
             skipped = is_folder.then_some(path);
@@ -199,6 +208,7 @@ pub(crate) fn read(
                 if target.is_empty() || target.len() > LONGEST_PATH || target.contains(&0) {
                     return Err(hostile("a link to nowhere", path.as_os_str().as_bytes()));
                 }
+                name(&mut names, &target, limits)?;
                 Item::Link { target }
             }
             // A second name of a file: its content is the first one's.
@@ -206,6 +216,9 @@ pub(crate) fn read(
                 let target = entry.link_name_bytes().unwrap_or_default().into_owned();
                 match below(&target)?.and_then(|first| arrival.items.get(&first).cloned()) {
                     Some(first @ (Item::File { .. } | Item::Link { .. })) => {
+                        if let Item::Link { target } = &first {
+                            name(&mut names, target, limits)?;
+                        }
                         again(first, &path, spool, wants)?
                     }
                     _ => return Err(hostile("a second name of what is not there", &target)),
@@ -220,6 +233,15 @@ pub(crate) fn read(
         }
     }
     Ok(arrival)
+}
+
+/// Counts a name that is held.
+fn name(names: &mut u64, name: &[u8], limits: Limits) -> Result<(), ArrivalError> {
+    *names += name.len() as u64;
+    if *names > limits.names {
+        return Err(ArrivalError::TooMuch { limit: limits.names, of: "bytes of names" });
+    }
+    Ok(())
 }
 
 /// Hashes a content; keeps it where it is wanted and not too large.

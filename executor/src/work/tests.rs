@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use tar::{Builder, EntryType, Header};
 
-use super::arrival::Wants;
+use super::arrival::{All, Wants};
 use super::*;
 
 /// An archive of raw entries: a kind, a name, a link's target or a content, a mode.
@@ -161,6 +161,18 @@ fn limits_hold() {
     assert_eq!(too_long.to_string(), "expected at most 4000 bytes in all, found more");
     let too_many = read(Limits { entries: 2, ..LIMITS }).expect_err("too many");
     assert_eq!(too_many.to_string(), "expected at most 2 files, found more");
+    let too_long = read(Limits { names: 1, ..LIMITS }).expect_err("too long");
+    assert_eq!(too_long.to_string(), "expected at most 1 bytes of names, found more");
+    let link = (EntryType::Symlink, b"workspace/l".as_slice(), b"long/target".as_slice(), 0o777);
+    let again = (EntryType::Link, b"workspace/m".as_slice(), b"workspace/l".as_slice(), 0o777);
+    for (tar, least) in [(vec![FOLDER, link], 12), (vec![FOLDER, link, again], 24)] {
+        let tar = archive(&tar);
+        let read = |names| {
+            let limits = Limits { names, ..LIMITS };
+            arrival::read(&tar[..], &mut World::new().spool, &mut All, Hashing::Plain, limits)
+        };
+        assert!(read(least).is_ok() && read(least - 1).is_err(), "{least}");
+    }
     let large = read(Limits { file: 4000, ..LIMITS }).expect("read");
     let kept = |name: &str| match &large.items[Path::new(name)] {
         Item::File { kept, .. } => kept.is_some(),

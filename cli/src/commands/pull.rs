@@ -30,6 +30,8 @@ use crate::world;
 
 /// How many commits are listed one by one.
 const LISTED: usize = 50;
+/// As much of a patch is shown at once, in bytes.
+const PIECE: usize = 1 << 20;
 /// How many of the paths that stay behind are named.
 const NAMED: usize = 5;
 
@@ -686,6 +688,10 @@ fn show_patch(patch: &[u8], printer: &mut Printer) -> Result<(), Failure> {
             None => shown.push_str(&text),
         }
         shown.push('\n');
+        if shown.len() > PIECE {
+            printer.data(&shown)?;
+            shown.clear();
+        }
     }
     printer.data(&shown)
 }
@@ -743,6 +749,9 @@ impl From<WorkError> for Failure {
             WorkError::Engine(error) => world::engine_failure(&error),
             error @ WorkError::Arrival(ArrivalError::Broken(_)) => {
                 told(&error).hint("its files change as they are read: `bottle stop` it first")
+            }
+            error @ WorkError::Commits(CommitsError::TooMuch { .. }) => {
+                told(&error).hint("it stays in the session until `bottle destroy --unsaved`")
             }
             error => told(&error),
         }

@@ -6,15 +6,18 @@
 //! from the quarantine, on a yes, into the host's repository. Configuration, hooks, alternates,
 //! grafts, the index, commit graphs and the agent's own pack indexes are never looked at.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::arrival::{Arrival, Hash, Item};
+use super::arrival::{Arrival, Hash, Item, LIMITS, Limits};
 use super::change::Base;
 use super::git::{Git, GitError};
 use super::spool::Spool;
@@ -23,6 +26,12 @@ use crate::ledger::own;
 
 /// How many of the agent's other branches are counted.
 const MOST_BRANCHES: usize = 200;
+/// Bytes of where a link points to (`PATH_MAX` of Linux).
+const LONGEST_TARGET: u64 = 4096;
+/// What a repository that is made here keeps to: a content beyond is shown by its name, and neither
+/// it nor many at once are held in memory.
+const BOUNDED: &str =
+    "[core]\n\tbigFileThreshold = 2m\n[pack]\n\twindowMemory = 64m\n\tthreads = 4\n";
 /// The ref in the quarantine that comes back.
 const HEAD: &str = "refs/bottle/head";
 /// The commit that the workspace began with, in the quarantine.
@@ -48,6 +57,14 @@ pub enum CommitsError {
     /// The same.
     #[error(transparent)]
     File(#[from] FileError),
+    /// More than is looked at.
+    #[error("expected at most {limit} {of}, found more")]
+    TooMuch {
+        /// The limit.
+        limit: u64,
+        /// Of what.
+        of: &'static str,
+    },
     /// The host's branch is somewhere else than where the agent or an earlier pull left it.
     #[error("branch {branch} is at {found}, expected {expected}")]
     Moved {
@@ -138,6 +155,8 @@ impl Commits {
         };
         for bare in ["export", "quarantine"] {
             made.run(&["init", "--quiet", "--bare", "--template=", bare])?;
+            let config = File::options().append(true).open(folder.join(bare).join("config"));
+            config?.write_all(BOUNDED.as_bytes())?;
         }
         let export = Git::new(&folder.join("export"), path);
         objects(arrival, spool, &export)?;
@@ -185,12 +204,11 @@ impl Commits {
 
     /// Whether any branch has commits that are reachable from none of these, which upstream has.
     pub(crate) fn unknown_to(&self, upstream: &BTreeSet<String>) -> Result<bool, GitError> {
-        let is_there =
-            |oid: &&String| self.git.run(&["cat-file", "-e", &format!("{oid}^{{commit}}")]).is_ok();
-        let known: Vec<&String> = upstream.iter().filter(is_there).collect();
-        let mut arguments = vec!["rev-list", "--count", "--glob=refs/bottle/*", "--not", START];
-        arguments.extend(known.iter().map(|oid| oid.as_str()));
-        Ok(self.git.line(&arguments)? != "0")
+        let there = found(&self.git, upstream.iter(), "^{commit}")?;
+        let known: String = there.values().map(|oid| format!("^{oid}\n")).collect();
+        let arguments = ["rev-list", "--count", "--stdin", "--glob=refs/bottle/*", "--not", START];
+        let count = self.git.run_with(&arguments, known.as_bytes())?;
+        Ok(count.trim_ascii() != b"0")
     }
 
     /// The commits that come back, the newest first, at most `most`.
@@ -207,7 +225,8 @@ impl Commits {
         Ok(text.split('\0').filter_map(commit).collect())
     }
 
-    /// What the commits change together, as a patch.
+    /// What the commits change together, as a patch for people: of binaries and of what is too long
+    /// to read the names alone.
     pub fn patch(&self) -> Result<Vec<u8>, GitError> {
         self.git.run(&[
             "diff",
@@ -215,7 +234,6 @@ impl Commits {
             "--no-textconv",
             "--no-color",
             "--no-renames",
-            "--binary",
             &self.start,
             &self.head,
             "--",
@@ -248,7 +266,7 @@ impl Commits {
     }
 
     /// The files of the commit that `HEAD` stands at.
-    pub(crate) fn files(&self) -> Result<Base, GitError> {
+    pub(crate) fn files(&self) -> Result<Base, CommitsError> {
         files(&self.git, &self.head)
     }
 
@@ -319,30 +337,137 @@ impl Drop for Commits {
 }
 
 /// The files of one commit of a repository, contents by their names as blobs.
-pub(crate) fn files(git: &Git, commit: &str) -> Result<Base, GitError> {
+pub(crate) fn files(git: &Git, commit: &str) -> Result<Base, CommitsError> {
+    files_within(git, commit, LIMITS)
+}
+
+fn files_within(git: &Git, commit: &str, limits: Limits) -> Result<Base, CommitsError> {
     let out = git.run(&["ls-tree", "-r", "-z", "--full-tree", commit])?;
     let mut base = Base::new();
+    let mut room = Room::new(limits);
+    let mut links = Vec::new();
     for line in out.split(|byte| *byte == 0).filter(|line| !line.is_empty()) {
         let Some(tab) = line.iter().position(|byte| *byte == b'\t') else { continue };
         let (head, path) = (String::from_utf8_lossy(&line[..tab]).into_owned(), &line[tab + 1..]);
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         let mut words = head.split(' ');
-        let (Some(mode), Some(kind), Some(oid)) = (words.next(), words.next(), words.next()) else {
+        let (Some(mode), Some(_), Some(oid)) = (words.next(), words.next(), words.next()) else {
             continue;
         };
         for above in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
-            base.entry(above.to_owned()).or_insert(Item::Folder);
-        }
-        let item = match (mode, kind) {
-            ("120000", _) => Item::Link { target: git.run(&["cat-file", "blob", oid])? },
-            (_, "blob") => {
-                Item::File { hash: hash_of(oid), executable: mode == "100755", size: 0, kept: None }
+            if base.contains_key(above) {
+                break;
             }
-            _ => Item::Folder,
-        };
-        base.insert(path, item);
+            room.take(above.as_os_str().len())?;
+            base.insert(above.to_owned(), Item::Folder);
+        }
+        room.take(path.as_os_str().len())?;
+        if mode == "120000" {
+            links.push((path, oid.to_owned()));
+        } else {
+            base.insert(path, item(mode, oid));
+        }
+    }
+    let targets = targets(git, links.iter().map(|(_, oid)| oid))?;
+    for (path, oid) in links {
+        let target = targets.get(&oid).cloned().unwrap_or_default();
+        room.take(target.len())?;
+        base.insert(path, Item::Link { target });
     }
     Ok(base)
+}
+
+/// A file as git has it, or a submodule, which is a folder.
+fn item(mode: &str, oid: &str) -> Item {
+    match mode {
+        "160000" => Item::Folder,
+        _ => Item::File { hash: hash_of(oid), executable: mode == "100755", size: 0, kept: None },
+    }
+}
+
+/// What was taken of the limits of names: trees are small where what they name is not.
+struct Room {
+    limits: Limits,
+    entries: u64,
+    names: u64,
+}
+
+impl Room {
+    fn new(limits: Limits) -> Self {
+        Self { limits, entries: 0, names: 0 }
+    }
+
+    fn take(&mut self, name: usize) -> Result<(), CommitsError> {
+        self.entries += 1;
+        self.names += name as u64;
+        for (n, limit, of) in [
+            (self.entries, self.limits.entries, "files in a commit"),
+            (self.names, self.limits.names, "bytes of names in a commit"),
+        ] {
+            if n > limit {
+                return Err(CommitsError::TooMuch { limit, of });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where links point to, by the names of their blobs.
+fn targets<'o>(
+    git: &Git,
+    oids: impl Iterator<Item = &'o String>,
+) -> Result<BTreeMap<String, Vec<u8>>, CommitsError> {
+    let oids: BTreeSet<&String> = oids.collect();
+    let input: String = oids.iter().map(|oid| format!("{oid}\n")).collect();
+    if input.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    // Their sizes first: what is too long for a link is not read.
+    let out = git.run_with(&["cat-file", "--batch-check=%(objectsize)"], input.as_bytes())?;
+    for line in String::from_utf8_lossy(&out).lines() {
+        if line.parse().is_ok_and(|size: u64| size > LONGEST_TARGET) {
+            return Err(CommitsError::TooMuch { limit: LONGEST_TARGET, of: "bytes in a link" });
+        }
+    }
+    let out =
+        git.run_with(&["cat-file", "--batch=%(objectname) %(objectsize)"], input.as_bytes())?;
+    let mut rest = out.as_slice();
+    let mut targets = BTreeMap::new();
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let head = String::from_utf8_lossy(&rest[..end]);
+        let found = head.split_once(' ').and_then(|(oid, size)| Some((oid, size.parse().ok()?)));
+        let Some((oid, size)) = found else {
+            return Err(repository("where each link points to", "no such object"));
+        };
+        let size: usize = size;
+        let (Some(target), Some(after)) =
+            (rest.get(end + 1..end + 1 + size), rest.get(end + size + 2..))
+        else {
+            return Err(repository("where each link points to", "less"));
+        };
+        targets.insert(oid.to_owned(), target.to_vec());
+        rest = after;
+    }
+    Ok(targets)
+}
+
+/// Which of these are commits or tags of a repository, and the name of each; with `^{commit}` behind
+/// them those of the commits that they lead to.
+fn found<'o>(
+    git: &Git,
+    oids: impl Iterator<Item = &'o String>,
+    behind: &str,
+) -> Result<BTreeMap<&'o String, String>, GitError> {
+    let oids: Vec<&String> = oids.collect();
+    let input: String = oids.iter().map(|oid| format!("{oid}{behind}\n")).collect();
+    let check = ["cat-file", "--batch-check=%(objectname) %(objecttype)"];
+    let out = git.run_with(&check, input.as_bytes())?;
+    let text = String::from_utf8_lossy(&out);
+    let is_there = |(oid, line): (&'o String, &str)| {
+        let (name, kind) = line.split_once(' ')?;
+        matches!(kind, "commit" | "tag").then(|| (oid, name.to_owned()))
+    };
+    Ok(oids.into_iter().zip(text.lines()).filter_map(is_there).collect())
 }
 
 fn hash_of(oid: &str) -> Hash {

@@ -1,10 +1,37 @@
 //! git, run on this host so that nothing but git itself runs: no hook, no file-system monitor, no
 //! configuration of the user's, and of an agent's least of all.
+//!
+//! What it looks at an agent made, and a few bytes can stand for any number of names or contents: so
+//! its output, its memory and its time have bounds.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
+use std::io::{self, Read, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
+
+/// As much of what git says is kept, in bytes: the end of it.
+const LONGEST_WORDS: usize = 64 << 10;
+
+/// What one run of git may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Bytes of its output.
+    pub(crate) output: u64,
+    /// Bytes of memory that it asks for at once.
+    pub(crate) piece: u64,
+    /// Bytes of memory of each of its processes, without files that are mapped to be read.
+    pub(crate) memory: u64,
+    /// Seconds of a processor for each of its processes.
+    pub(crate) seconds: u64,
+}
+
+/// What git keeps to. Whatever needs more cannot be looked at, and stays where it is.
+pub(crate) const BOUNDS: Bounds =
+    Bounds { output: 256 << 20, piece: 512 << 20, memory: 2 << 30, seconds: 1800 };
 
 /// git failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,12 +78,20 @@ pub(crate) fn last_words(stderr: &[u8]) -> String {
 pub(crate) struct Git {
     at: PathBuf,
     path: Option<OsString>,
+    bounds: Bounds,
 }
 
 impl Git {
     /// git in the repository of this folder; `path` is where programs are looked for.
     pub(crate) fn new(at: &Path, path: Option<&OsString>) -> Self {
-        Self { at: at.to_owned(), path: path.cloned() }
+        Self { at: at.to_owned(), path: path.cloned(), bounds: BOUNDS }
+    }
+
+    /// The same with other bounds.
+    #[cfg(test)]
+    pub(crate) fn within(mut self, bounds: Bounds) -> Self {
+        self.bounds = bounds;
+        self
     }
 
     pub(crate) fn path(&self) -> Option<&OsString> {
@@ -78,6 +113,7 @@ impl Git {
         Ok(String::from_utf8_lossy(&out).trim_end().to_owned())
     }
 
+    /// The same, given this input.
     pub(crate) fn run_with<S: AsRef<OsStr>>(
         &self,
         arguments: &[S],
@@ -86,8 +122,13 @@ impl Git {
         let name = arguments.first().map(|a| a.as_ref().to_string_lossy().into_owned());
         let command = name.unwrap_or_default();
         let failed = |why: String| GitError { command: command.clone(), why };
+        let too_much = |limit: u64, of: &str| {
+            failed(format!("expected at most {limit} {of}, found more than is looked at"))
+        };
+        let Bounds { output, piece, memory, seconds } = self.bounds;
         let mut git = alone(self.path());
-        git.args(["-c", "safe.directory=*"])
+        git.env("GIT_ALLOC_LIMIT", piece.to_string())
+            .args(["-c", "safe.directory=*"])
             .args(["-c", "transfer.fsckObjects=true", "-c", "fetch.fsckObjects=true"])
             .args([
                 "-c",
@@ -98,26 +139,151 @@ impl Git {
                 "log.showSignature=false",
             ])
             .args(["-c", "submodule.recurse=false", "-c", "fetch.recurseSubmodules=no"])
+            // Each thread has memory of its own.
+            .args(["-c", "pack.threads=4"])
             .args(arguments)
             .current_dir(&self.at)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = git.spawn().map_err(|e| failed(e.to_string()))?;
-        let stdin = child.stdin.take();
-        let output = std::thread::scope(|scope| {
+        let bounded = bound(&child, Resource::Data, memory)
+            .and_then(|()| bound(&child, Resource::Cpu, seconds));
+        if let Err(error) = bounded {
+            drop(child.kill());
+            drop(child.wait());
+            return Err(failed(format!("its memory and time could not be bounded: {error}")));
+        }
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let mut out = Vec::new();
+        let (read, words) = std::thread::scope(|scope| {
             scope.spawn(move || {
                 if let Some(mut stdin) = stdin {
                     // One that does not read its input says why by its exit.
                     drop(stdin.write_all(input));
                 }
             });
-            child.wait_with_output()
+            let words = scope.spawn(move || stderr.map(end_of).unwrap_or_default());
+            let read = stdout.map_or(Ok(0), |from| from.take(output + 1).read_to_end(&mut out));
+            if read.is_err() || out.len() as u64 > output {
+                drop(child.kill());
+            }
+            (read, words.join().unwrap_or_default())
         });
-        let output = output.map_err(|e| failed(e.to_string()))?;
-        if output.status.success() {
-            return Ok(output.stdout);
+        let status = child.wait().map_err(|e| failed(e.to_string()))?;
+        read.map_err(|e| failed(e.to_string()))?;
+        if out.len() as u64 > output {
+            return Err(too_much(output, "bytes"));
         }
-        Err(failed(last_words(&output.stderr)))
+        if status.success() {
+            return Ok(out);
+        }
+        if status.signal() == Some(Signal::XCPU.as_raw()) {
+            return Err(too_much(seconds, "seconds of work"));
+        }
+        Err(failed(last_words(&words)))
+    }
+}
+
+/// Bounds what a child may use from now on; what starts in it later inherits that.
+fn bound(child: &Child, resource: Resource, most: u64) -> io::Result<()> {
+    let has = getrlimit(resource);
+    // Whoever bounded us more closely bounds it, too.
+    let least = [Some(most), has.current, has.maximum].into_iter().flatten().min();
+    let bounds = Rlimit { current: least, maximum: has.maximum };
+    match prlimit(Some(Pid::from_child(child)), resource, bounds) {
+        // It has ended already.
+        Ok(_) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The end of what somebody says, however much that is.
+fn end_of(mut from: impl Read) -> Vec<u8> {
+    let mut words = Vec::new();
+    let mut buffer = [0; 8 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        words.extend_from_slice(&buffer[..n]);
+        if words.len() > 2 * LONGEST_WORDS {
+            words.drain(..words.len() - LONGEST_WORDS);
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A repository with one content, and trees of ten entries each, one in the other: what the last
+    /// one names are 10^`deep` files.
+    fn bomb(deep: u32) -> (tempfile::TempDir, Git, String) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let git = Git::new(folder.path(), std::env::var_os("PATH").as_ref());
+        git.run(&["init", "--quiet", "--bare", "--template=", "."]).expect("made");
+        let write = |words: &[&str], input: &[u8]| {
+            let out = git.run_with(words, input).expect("written");
+            String::from_utf8(out).expect("a name").trim().to_owned()
+        };
+        let mut inner = write(&["hash-object", "-w", "--stdin"], b"x");
+        let mut kind = "100644 blob";
+        for _ in 0..deep {
+            let lines: String = (0..10).map(|n| format!("{kind} {inner}\t{n}\n")).collect();
+            (inner, kind) = (write(&["mktree"], lines.as_bytes()), "40000 tree");
+        }
+        (folder, git, inner)
+    }
+
+    #[test]
+    fn what_it_prints_has_a_bound() {
+        let (_folder, git, tree) = bomb(5);
+        let list = ["ls-tree", "-r", "-z", &tree];
+        assert!(git.run(&list).expect("listed").len() > 1 << 20);
+        let git = git.within(Bounds { output: 1 << 20, ..BOUNDS });
+        let refused = git.run(&list).map(|out| out.len()).expect_err("too much").to_string();
+        let expected = "git ls-tree failed: expected at most 1048576 bytes, \
+            found more than is looked at";
+        assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn what_it_holds_has_a_bound() {
+        let (_folder, git, tree) = bomb(6);
+        let who = "n <e@example.com> 1 +0000";
+        let words = "x".repeat(2 << 20);
+        let commit = format!("tree {tree}\nauthor {who}\ncommitter {who}\n\n{words}\n");
+        let write = ["hash-object", "-t", "commit", "-w", "--stdin"];
+        let commit = git.run_with(&write, commit.as_bytes()).expect("written");
+        let commit = String::from_utf8(commit).expect("a name");
+        let show = ["log", "--format=%s", commit.trim()];
+        assert!(git.run(&show).expect("shown").len() > 2 << 20);
+        let small = git.clone().within(Bounds { piece: 1 << 20, ..BOUNDS });
+        let refused = small.run(&show).map(|out| out.len()).expect_err("too large").to_string();
+        assert!(refused.contains("git log failed"), "{refused}");
+        // git keeps all that differs before it says whether anything does.
+        let empty = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+        let differ = ["diff-tree", "-r", "--shortstat", "--no-renames", empty, &tree];
+        git.run_with(&["mktree"], b"").expect("written");
+        let small = git.within(Bounds { memory: 64 << 20, ..BOUNDS });
+        let refused = small.run(&differ).map(|out| out.len()).expect_err("too much").to_string();
+        assert!(refused.to_lowercase().contains("out of memory"), "{refused}");
+    }
+
+    #[test]
+    fn its_time_has_a_bound() {
+        let (_folder, git, tree) = bomb(10);
+        let git = git.within(Bounds { seconds: 1, output: 512 << 20, ..BOUNDS });
+        let list = ["ls-tree", "-r", "--name-only", &tree];
+        let refused = git.run(&list).map(|out| out.len()).expect_err("too long");
+        assert!(refused.why.starts_with("expected at most 1 seconds of work"), "{refused}");
+    }
+
+    #[test]
+    fn the_end_of_its_words_is_kept() {
+        let much = "word\n".repeat(1 << 20) + "the last";
+        let kept = end_of(much.as_bytes());
+        assert!(kept.len() <= 2 * LONGEST_WORDS, "{}", kept.len());
+        assert_eq!(last_words(&kept), "the last");
     }
 }

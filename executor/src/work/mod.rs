@@ -316,6 +316,7 @@ async fn cloned<E: Engine>(
             for side in [&mut change.before, &mut change.after].into_iter().flatten() {
                 if let Item::File { kept: None, hash, .. } = side
                     && let Ok(bytes) = commits.blob(hash)
+                    && spool.end() + bytes.len() as u64 <= LIMITS.kept
                 {
                     *side = kept(side, &bytes, &mut spool)?;
                 }

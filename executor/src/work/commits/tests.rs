@@ -1,0 +1,123 @@
+//! Agents' repositories, made with git as agents do, and what is taken of them.
+
+use std::process::Command;
+
+use super::super::arrival::{self, All, Hashing};
+use super::super::git::{BOUNDS, Bounds};
+use super::*;
+
+/// The host's repository, and an agent's clone of it.
+struct World {
+    folder: tempfile::TempDir,
+    start: String,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut world = Self { folder, start: String::new() };
+        fs::create_dir(world.at("host")).expect("made");
+        world
+            .run("host", "git init -q -b main && echo one > file && git add . && git commit -qm 1");
+        world.start = world.run("host", "git rev-parse HEAD");
+        world
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    /// Runs a script in one of the repositories; answers what it prints.
+    fn run(&self, at: &str, script: &str) -> String {
+        let mut sh = Command::new("sh");
+        sh.args(["-ec", script]).current_dir(self.at(at)).env("GIT_CONFIG_GLOBAL", "/dev/null");
+        for (who, what) in [("NAME", "n"), ("EMAIL", "e@example.com")] {
+            sh.env(format!("GIT_AUTHOR_{who}"), what).env(format!("GIT_COMMITTER_{who}"), what);
+        }
+        let output = sh.output().expect("runs");
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    fn clones(&self) {
+        self.run("host", "git clone -q . ../agent");
+    }
+
+    fn host(&self) -> Git {
+        Git::new(&self.at("host"), std::env::var_os("PATH").as_ref())
+    }
+
+    fn take(&self) -> Result<(Commits, Spool), CommitsError> {
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.follow_symlinks(false);
+        tar.append_dir_all("workspace", self.at("agent")).expect("packed");
+        let tar = tar.into_inner().expect("in memory");
+        let scratch = self.at("scratch");
+        let mut spool = Spool::new(&scratch).expect("a spool");
+        let read = arrival::read(&tar[..], &mut spool, &mut All, Hashing::Blob, LIMITS);
+        let (arrival, path) = (read.expect("read"), std::env::var_os("PATH"));
+        let host = self.at("host");
+        let taken = Commits::take(&arrival, &spool, &host, &self.start, &scratch, path.as_ref())?;
+        Ok((taken, spool))
+    }
+}
+
+#[test]
+fn trees_that_name_more_than_they_hold_are_refused() {
+    let world = World::new();
+    let git = world.host();
+    let write = |words: &[&str], input: &[u8]| {
+        let out = git.run_with(words, input).expect("written");
+        String::from_utf8(out).expect("a name").trim().to_owned()
+    };
+    let tree_of = |kind: &str, inner: &str| {
+        let lines: String = (0..10).map(|n| format!("{kind} {inner}\t{n}\n")).collect();
+        write(&["mktree"], lines.as_bytes())
+    };
+    let blob = |content: &str| write(&["hash-object", "-w", "--stdin"], content.as_bytes());
+    let bomb = |kind: &str, inner: &str| {
+        let tree = tree_of(kind, inner);
+        tree_of("40000 tree", &tree_of("40000 tree", &tree))
+    };
+    let refused = |tree: &str, limits| match files_within(&git, tree, limits) {
+        Err(CommitsError::TooMuch { limit, of }) => format!("{limit} {of}"),
+        other => panic!("{other:?}"),
+    };
+    // Ten in ten in ten.
+    let many = bomb("100644 blob", &blob("x"));
+    assert_eq!(files_within(&git, &many, LIMITS).expect("read").len(), 1110);
+    assert_eq!(refused(&many, Limits { entries: 1000, ..LIMITS }), "1000 files in a commit");
+    let short = Limits { names: 4000, ..LIMITS };
+    assert_eq!(refused(&many, short), "4000 bytes of names in a commit");
+    // One target, held a thousand times.
+    let links = bomb("120000 blob", &blob(&"t".repeat(4000)));
+    assert_eq!(files_within(&git, &links, LIMITS).expect("read").len(), 1110);
+    let short = Limits { names: 1 << 20, ..LIMITS };
+    assert_eq!(refused(&links, short), "1048576 bytes of names in a commit");
+    // A target that is no path.
+    let long = tree_of("120000 blob", &blob(&"t".repeat(5000)));
+    assert_eq!(refused(&long, LIMITS), "4096 bytes in a link");
+    // One path, and all the folders on its way.
+    let mut deep = blob("x");
+    let mut kind = "100644 blob";
+    for _ in 0..500 {
+        let line = format!("{kind} {deep}\t{}\n", "d".repeat(100));
+        (deep, kind) = (write(&["mktree"], line.as_bytes()), "40000 tree");
+    }
+    assert_eq!(refused(&deep, short), "1048576 bytes of names in a commit");
+    let bounded = git.clone().within(Bounds { output: 1 << 10, ..BOUNDS });
+    assert!(matches!(files(&bounded, &many), Err(CommitsError::Git(_))));
+}
+
+#[test]
+fn long_texts_are_shown_by_their_names() {
+    let world = World::new();
+    world.clones();
+    let script = "yes | head -c 4194304 > long; yes | head -c 1024 > short; git add .
+        git commit -qm long";
+    world.run("agent", script);
+    let (commits, _spool) = world.take().expect("taken");
+    let patch = String::from_utf8(commits.patch().expect("a patch")).expect("text");
+    assert!(patch.contains("Binary files /dev/null and b/long differ\n"), "{}", patch.len());
+    assert!(patch.contains("+++ b/short\n@@ -0,0 +1,512 @@\n") && patch.len() < 4096);
+}

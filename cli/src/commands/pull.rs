@@ -1,17 +1,17 @@
 //! `bottle pull`: what an agent did comes back as a patch, shown first.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bottle_executor::files::Root;
 use bottle_executor::lock::Lock;
 use bottle_executor::state::Roots;
 use bottle_executor::tree::Hide;
 use bottle_executor::work::{
-    self, ArrivalError, Change, Commits, CommitsError, Of, Pulled, Text, Work, WorkError, look,
+    self, ArrivalError, Change, Changed, Commits, CommitsError, Of, Pulled, Text, Work, WorkError,
+    look,
 };
 use bottle_planner::escape::visible;
-use bottle_planner::executed;
 use bottle_planner::policy::WorkspaceMode;
 use bottle_planner::words::Role;
 use clap::Args;
@@ -238,13 +238,7 @@ impl Seen {
         let mut all = Vec::with_capacity(todo.len());
         for change in todo {
             let text = self.work.text(change).map_err(|e| told(&e))?;
-            let protected = change
-                .path
-                .ancestors()
-                .any(|path| !path.as_os_str().is_empty() && self.protect.hides(path));
-            let why = change
-                .is_executed()
-                .or_else(|| protected.then(|| "the manifest protects it".to_owned()));
+            let why = why(&change.path, change.is_executed(), &self.protect);
             all.push(Shown { change, text, why });
         }
         Ok(all.into_iter().partition(|shown| shown.why.is_none()))
@@ -258,7 +252,7 @@ impl Seen {
         printer: &mut Printer,
     ) -> Result<(), Failure> {
         if let Some(commits) = commits {
-            show_commits(commits, &self.hide, printer)?;
+            show_commits(commits, &self.hide, &self.protect, printer)?;
         }
         if self.is_clone() && !(ordinary.is_empty() && executed.is_empty()) {
             let head = printer.paint_data(Colour::Bold, "Not committed:");
@@ -446,7 +440,7 @@ impl Seen {
     fn write_patch(
         &self,
         todo: &[&Change],
-        to: &std::path::Path,
+        to: &Path,
         context: &mut Context,
     ) -> Result<Exit, Failure> {
         let mut patch = Vec::new();
@@ -531,6 +525,11 @@ impl Seen {
         let left = &self.work.left;
         let names =
             |paths: &[PathBuf]| paths.iter().map(|p| visible(&p.to_string_lossy())).collect();
+        let executed_of = |commits: &Commits| {
+            let changed = commits.changed().map_err(|e| told(&e))?;
+            Ok::<_, Failure>(executed_of(&changed, &self.protect))
+        };
+        let in_commits = commits.map(executed_of).transpose()?.unwrap_or_default();
         let document = Document {
             identity: self.running.identity.to_string(),
             mode: if self.is_clone() { "clone" } else { "copy" },
@@ -540,6 +539,7 @@ impl Seen {
                 head: commits.head.clone(),
                 count: commits.count,
                 other_branches: commits.others.iter().map(|(n, c)| (visible(n), *c)).collect(),
+                executed: in_commits,
             }),
             conflicts: stands,
             ignored: names(&left.ignored),
@@ -605,9 +605,31 @@ struct CommitsJson {
     head: String,
     count: u64,
     other_branches: Vec<(String, u64)>,
+    executed: Vec<(String, String)>,
 }
 
-fn show_commits(commits: &Commits, hide: &Hide, printer: &mut Printer) -> Result<(), Failure> {
+/// Why what is at a path is set apart: the host would execute it, or the manifest protects it.
+fn why(path: &Path, is_executed: Option<String>, protect: &Hide) -> Option<String> {
+    let is_protected =
+        || path.ancestors().any(|at| !at.as_os_str().is_empty() && protect.hides(at));
+    is_executed.or_else(|| is_protected().then(|| "the manifest protects it".to_owned()))
+}
+
+/// What a host that checks commits out would execute, and why.
+fn executed_of(changed: &[Changed], protect: &Hide) -> Vec<(String, String)> {
+    let set_apart = |changed: &Changed| {
+        let why = why(&changed.path, changed.is_executed(), protect)?;
+        Some((visible(&changed.path.to_string_lossy()), visible(&why)))
+    };
+    changed.iter().filter_map(set_apart).collect()
+}
+
+fn show_commits(
+    commits: &Commits,
+    hide: &Hide,
+    protect: &Hide,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
     let told = |e: &work::GitError| Failure::from_error(Exit::Error, e);
     let head = printer.paint_data(Colour::Bold, &counted_u64(commits.count, "commit"));
     printer.data(&format!("{head}\n"))?;
@@ -621,22 +643,21 @@ fn show_commits(commits: &Commits, hide: &Hide, printer: &mut Printer) -> Result
     }
     let patch = commits.patch().map_err(|e| told(&e))?;
     show_patch(&patch, printer)?;
-    let paths = commits.paths().map_err(|e| told(&e))?;
-    let why = |path: &PathBuf| executed::executed(&path.to_string_lossy());
-    let run: Vec<_> = paths.iter().filter_map(|p| Some((p, why(p)?))).collect();
+    let changed = commits.changed().map_err(|e| Failure::from_error(Exit::Error, &e))?;
+    let run = executed_of(&changed, protect);
     if !run.is_empty() {
         let head = "A host that checks this out would execute these, or do what they say:";
         let head = printer.paint_data(Colour::Red, head);
         printer.data(&format!("{head}\n"))?;
         for (path, why) in run {
-            printer.data(&format!("  {}: {why}\n", visible(&path.to_string_lossy())))?;
+            printer.data(&format!("  {path}: {why}\n"))?;
         }
     }
     // They never came in: `git add -A` takes them for deleted.
     let is_hidden = |path: &&PathBuf| {
         path.ancestors().any(|above| !above.as_os_str().is_empty() && hide.hides(above))
     };
-    for path in paths.iter().filter(is_hidden) {
+    for path in changed.iter().map(|changed| &changed.path).filter(is_hidden) {
         printer.warn(&format!(
             "the commits change or delete {}, which `hide` keeps out",
             path.to_string_lossy()

@@ -100,18 +100,29 @@ impl Change {
     /// Why the host would execute it; `None` where it would not.
     #[must_use]
     pub fn is_executed(&self) -> Option<String> {
-        let target = self.target().map(String::from_utf8_lossy);
-        let thing = match &target {
-            Some(target) => Thing::Link { target },
-            // Bits that give an owner's rights never come back.
-            None => Thing::File { executable: self.is_executable(), set_id: false },
-        };
-        let why = executed::why(&self.path.to_string_lossy(), thing)?;
-        Some(match target {
-            Some(target) => format!("{why}, to {}", visible(&target)),
-            None => why.to_owned(),
-        })
+        is_executed(&self.path, self.after.as_ref())
     }
+}
+
+/// Why the host would execute what lies at a path; `None` where it would not.
+pub(crate) fn is_executed(path: &Path, item: Option<&Item>) -> Option<String> {
+    let target = match item {
+        Some(Item::Link { target }) => Some(String::from_utf8_lossy(target)),
+        _ => None,
+    };
+    let thing = match &target {
+        Some(target) => Thing::Link { target },
+        // Bits that give an owner's rights never come back.
+        None => Thing::File {
+            executable: matches!(item, Some(Item::File { executable: true, .. })),
+            set_id: false,
+        },
+    };
+    let why = executed::why(&path.to_string_lossy(), thing)?;
+    Some(match target {
+        Some(target) => format!("{why}, to {}", visible(&target)),
+        None => why.to_owned(),
+    })
 }
 
 /// What something is, as a word.

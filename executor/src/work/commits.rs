@@ -18,7 +18,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::arrival::{Arrival, Hash, Item, LIMITS, Limits};
-use super::change::Base;
+use super::change::{self, Base};
 use super::git::{Git, GitError};
 use super::spool::Spool;
 use crate::files::{FileError, Root};
@@ -101,6 +101,23 @@ pub struct Commits {
     pub others: Vec<(String, u64)>,
     /// Every commit that a branch of the agent's stands at.
     pub tips: BTreeSet<String>,
+}
+
+/// A path that the commits change.
+#[derive(Debug)]
+pub struct Changed {
+    /// Below the top of the repository.
+    pub path: PathBuf,
+    /// What is there after them.
+    now: Option<Item>,
+}
+
+impl Changed {
+    /// Why a host that checks the commits out would execute it; `None` where it would not.
+    #[must_use]
+    pub fn is_executed(&self) -> Option<String> {
+        change::is_executed(&self.path, self.now.as_ref())
+    }
 }
 
 /// A line of the list of commits.
@@ -241,19 +258,8 @@ impl Commits {
     }
 
     /// The paths that the commits change.
-    pub fn paths(&self) -> Result<Vec<PathBuf>, GitError> {
-        let out = self.git.run(&[
-            "diff",
-            "--no-ext-diff",
-            "--no-renames",
-            "--name-only",
-            "-z",
-            &self.start,
-            &self.head,
-            "--",
-        ])?;
-        let path = |name: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(name));
-        Ok(out.split(|b| *b == 0).filter(|name| !name.is_empty()).map(path).collect())
+    pub fn changed(&self) -> Result<Vec<Changed>, CommitsError> {
+        changed(&self.git, &self.start, &self.head)
     }
 
     /// Everything that the agent committed on any branch, as a bundle of git.
@@ -375,6 +381,43 @@ fn files_within(git: &Git, commit: &str, limits: Limits) -> Result<Base, Commits
         base.insert(path, Item::Link { target });
     }
     Ok(base)
+}
+
+/// The paths in which two commits differ, and what the second has there.
+fn changed(git: &Git, from: &str, to: &str) -> Result<Vec<Changed>, CommitsError> {
+    let arguments =
+        ["diff", "--no-ext-diff", "--no-renames", "--no-abbrev", "--raw", "-z", from, to, "--"];
+    let out = git.run(&arguments)?;
+    let mut parts = out.split(|byte| *byte == 0);
+    let mut room = Room::new(LIMITS);
+    let mut changes = Vec::new();
+    while let (Some(head), Some(path)) = (parts.next(), parts.next()) {
+        // `:<mode> <mode> <name> <name> <letter>`
+        let head = String::from_utf8_lossy(head);
+        let mut words = head.split(' ').skip(1);
+        let (Some(mode), Some(_), Some(oid)) = (words.next(), words.next(), words.next()) else {
+            return Err(repository("modes and names of what differs", "something else"));
+        };
+        room.take(path.len())?;
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+        changes.push((path, mode.to_owned(), oid.to_owned()));
+    }
+    let links = changes.iter().filter(|(_, mode, _)| mode == "120000");
+    let targets = targets(git, links.map(|(_, _, oid)| oid))?;
+    let mut all = Vec::with_capacity(changes.len());
+    for (path, mode, oid) in changes {
+        let now = match mode.as_str() {
+            "000000" => None,
+            "120000" => {
+                let target = targets.get(&oid).cloned().unwrap_or_default();
+                room.take(target.len())?;
+                Some(Item::Link { target })
+            }
+            mode => Some(item(mode, &oid)),
+        };
+        all.push(Changed { path, now });
+    }
+    Ok(all)
 }
 
 /// A file as git has it, or a submodule, which is a folder.

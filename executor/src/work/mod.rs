@@ -33,7 +33,7 @@ pub use arrival::{ArrivalError, LIMITS, Limits};
 pub use bring::BringError;
 use bring::Host;
 pub use change::{Change, How, Left};
-pub use commits::{Commit, Commits, CommitsError};
+pub use commits::{Changed, Commit, Commits, CommitsError};
 pub use git::GitError;
 pub use mounted::{NAMED, Planted, planted};
 pub use patch::Text;

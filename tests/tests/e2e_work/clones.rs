@@ -137,6 +137,33 @@ fn commits_come_back_as_a_branch() {
 }
 
 #[test]
+fn what_the_host_would_execute_is_called_out_among_commits_too() {
+    let cloned = Cloned::new();
+    let (host, session) = (&cloned.host, cloned.session.as_str());
+    std::os::unix::fs::symlink("media", cloned.volume.join(".vscode")).expect("linked");
+    std::os::unix::fs::symlink("/etc", cloned.volume.join("out")).expect("linked");
+    cloned.write("tool", "#!/bin/sh\n");
+    fs::set_permissions(cloned.volume.join("tool"), fs::Permissions::from_mode(0o755))
+        .expect("set");
+    git(&cloned.volume, &["add", ".vscode", "out", "tool"]);
+    cloned.commit("guarded/file", "x\n");
+    cloned.commit("media/tasks.json", "{}\n");
+    let told = [
+        "  .vscode: VS Code runs tasks that it names, to media\n",
+        "  guarded/file: the manifest protects it\n",
+        "  out: a link out of the folder, to /etc\n",
+        "  tool: it is executable\n",
+    ];
+    let shown = host.run(&["pull", session]).code(11);
+    for line in told {
+        assert!(shown.out.contains(line), "{}", shown.out);
+    }
+    let json = host.run(&["pull", session, "--json"]).code(0).out;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["commits"]["executed"][3][0], "tool", "{json}");
+}
+
+#[test]
 fn nothing_of_the_agents_repository_runs_or_leads_elsewhere() {
     let cloned = Cloned::new();
     let (host, session) = (&cloned.host, cloned.session.as_str());

@@ -23,7 +23,7 @@ fn host(script: &str, more: &str) -> Host {
     provider: {{command: [bash, -c, {script}], resume_command: [bash, -c, 'echo again; ls; exec sleep 86400'], transcript: /home/agent/log}}
     image: {{reference: 'debian:bookworm-slim'}}
     isolation: container
-    workspace: {{modes: [copy, clone, none], hide: ['.env*']}}
+    workspace: {{modes: [copy, clone, none], hide: ['.env*'], protect: [guarded]}}
 {more}
 agents:
   dev: {{bottle: box, prompt: Be brief.}}

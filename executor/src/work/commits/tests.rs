@@ -63,6 +63,33 @@ impl World {
 }
 
 #[test]
+fn what_a_host_would_execute_is_known_of_commits_as_it_is_of_files() {
+    let world = World::new();
+    world.clones();
+    let script =
+        "mkdir media sub && echo '{}' > media/tasks.json && echo x > plain && echo x > tool
+        chmod +x tool && ln -s media .vscode && ln -s x .cargo && ln -s /etc out && ln -s plain in
+        ln -s ../../x sub/up && git rm -q file && git add . && git commit -qm evil";
+    world.run("agent", script);
+    let (commits, _spool) = world.take().expect("taken");
+    let changed = commits.changed().expect("listed");
+    let why: BTreeMap<&str, Option<String>> =
+        changed.iter().map(|c| (c.path.to_str().expect("text"), c.is_executed())).collect();
+    let expected = [
+        (".cargo", Some("cargo runs programs that it names, to x")),
+        (".vscode", Some("VS Code runs tasks that it names, to media")),
+        ("file", None),
+        ("in", None),
+        ("media/tasks.json", None),
+        ("out", Some("a link out of the folder, to /etc")),
+        ("plain", None),
+        ("sub/up", Some("a link out of the folder, to ../../x")),
+        ("tool", Some("it is executable")),
+    ];
+    assert_eq!(why, expected.map(|(path, why)| (path, why.map(str::to_owned))).into());
+}
+
+#[test]
 fn trees_that_name_more_than_they_hold_are_refused() {
     let world = World::new();
     let git = world.host();
@@ -97,6 +124,8 @@ fn trees_that_name_more_than_they_hold_are_refused() {
     // A target that is no path.
     let long = tree_of("120000 blob", &blob(&"t".repeat(5000)));
     assert_eq!(refused(&long, LIMITS), "4096 bytes in a link");
+    let empty = write(&["mktree"], b"");
+    assert!(matches!(changed(&git, &empty, &long), Err(CommitsError::TooMuch { .. })));
     // One path, and all the folders on its way.
     let mut deep = blob("x");
     let mut kind = "100644 blob";

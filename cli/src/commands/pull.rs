@@ -667,6 +667,12 @@ fn show_commits(
         let count = counted_u64(*count, "commit");
         printer.say(&format!("branch {} has {count} more, which stay behind", visible(branch)));
     }
+    if !commits.beyond.is_empty() {
+        printer.warn(&format!(
+            "{} more branches, stashes or tags have commits than are looked at; they stay behind",
+            commits.beyond.len()
+        ));
+    }
     Ok(())
 }
 

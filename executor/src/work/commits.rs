@@ -24,10 +24,15 @@ use super::spool::Spool;
 use crate::files::{FileError, Root};
 use crate::ledger::own;
 
-/// How many of the agent's other branches are counted.
-const MOST_BRANCHES: usize = 200;
+/// How many commits that the host does not have may stand for branches, stashes and tags.
+const MOST_TIPS: usize = 200;
+/// Bytes of a file of refs.
+const LONGEST_REFS: u64 = 16 << 20;
 /// Bytes of where a link points to (`PATH_MAX` of Linux).
 const LONGEST_TARGET: u64 = 4096;
+/// The agent's last stash; those before it are in its log alone.
+const STASH: &str = "refs/stash";
+const STASHES: &str = ".git/logs/refs/stash";
 /// What a repository that is made here keeps to: a content beyond is shown by its name, and neither
 /// it nor many at once are held in memory.
 const BOUNDED: &str =
@@ -97,8 +102,11 @@ pub struct Commits {
     pub start: String,
     /// How many commits `HEAD` has that the start has not.
     pub count: u64,
-    /// Other branches with commits that neither has, and how many: they stay behind.
+    /// Other branches, stashes and tags with commits that neither has, nor a branch of the host's,
+    /// and how many: they stay behind. What is no branch has its full name.
     pub others: Vec<(String, u64)>,
+    /// Such that are not in quarantine, because there are too many, and the commit of each.
+    pub beyond: Vec<(String, String)>,
     /// Every commit that a branch of the agent's stands at.
     pub tips: BTreeSet<String>,
 }
@@ -168,6 +176,7 @@ impl Commits {
             start: start.to_owned(),
             count: 0,
             others: Vec::new(),
+            beyond: Vec::new(),
             tips: refs.all.values().cloned().chain([head.clone()]).collect(),
         };
         for bare in ["export", "quarantine"] {
@@ -178,9 +187,10 @@ impl Commits {
         let export = Git::new(&folder.join("export"), path);
         objects(arrival, spool, &export)?;
         export.run(&["update-ref", HEAD, &head])?;
-        for (n, (_, tip)) in refs.all.iter().take(MOST_BRANCHES).enumerate() {
-            // A tip that is not there, or no commit, is the agent's affair.
-            drop(export.run(&["update-ref", &format!("refs/bottle/{n}"), tip]));
+        let mut taken = refs.strange(&export, &Git::new(host, path), &[&head, start])?;
+        commits.beyond = taken.split_off(taken.len().min(MOST_TIPS));
+        for (n, (_, tip)) in taken.iter().enumerate() {
+            export.run(&["update-ref", &format!("refs/bottle/{n}"), tip])?;
         }
         let of_host = Git::new(host, path).line(&["rev-parse", "--git-path", "objects"])?;
         let of_host = host.join(of_host);
@@ -199,15 +209,11 @@ impl Commits {
             "+refs/bottle/*:refs/bottle/*",
         ])?;
         commits.count = commits.counted(&head, &[start])?;
-        for (n, (branch, tip)) in refs.all.iter().take(MOST_BRANCHES).enumerate() {
-            let at = format!("refs/bottle/{n}");
-            if *tip == head || commits.git.run(&["rev-parse", "--verify", "--quiet", &at]).is_err()
-            {
-                continue;
-            }
-            let more = commits.counted(&at, &[start, &head])?;
+        for (n, (name, _)) in taken.into_iter().enumerate() {
+            let more = commits.counted(&format!("refs/bottle/{n}"), &[start, &head])?;
             if more > 0 {
-                commits.others.push((branch.clone(), more));
+                let branch = name.strip_prefix("refs/heads/").map(str::to_owned);
+                commits.others.push((branch.unwrap_or(name), more));
             }
         }
         Ok(commits)
@@ -226,6 +232,11 @@ impl Commits {
         let arguments = ["rev-list", "--count", "--stdin", "--glob=refs/bottle/*", "--not", START];
         let count = self.git.run_with(&arguments, known.as_bytes())?;
         Ok(count.trim_ascii() != b"0")
+    }
+
+    /// Whether there are more branches than are in quarantine, of which these are not the tips.
+    pub(crate) fn is_beyond(&self, known: &BTreeSet<String>) -> bool {
+        self.beyond.iter().any(|(_, tip)| !known.contains(tip))
     }
 
     /// The commits that come back, the newest first, at most `most`.
@@ -513,6 +524,20 @@ fn found<'o>(
     Ok(oids.into_iter().zip(text.lines()).filter_map(is_there).collect())
 }
 
+/// Those of these commits and tags that a repository has, and reaches from one of its refs.
+fn reached(git: &Git, oids: &BTreeSet<&String>) -> Result<BTreeSet<String>, GitError> {
+    let there = found(git, oids.iter().copied(), "^{commit}")?;
+    if there.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let input: String = there.values().map(|commit| format!("{commit}\n")).collect();
+    let out = git.run_with(&["rev-list", "--stdin", "--not", "--all"], input.as_bytes())?;
+    let text = String::from_utf8_lossy(&out);
+    let unreached: BTreeSet<&str> = text.lines().collect();
+    let is_reached = |(_, commit): &(&String, String)| !unreached.contains(commit.as_str());
+    Ok(there.into_iter().filter(is_reached).map(|(oid, _)| oid.clone()).collect())
+}
+
 fn hash_of(oid: &str) -> Hash {
     let mut hash = [0; 32];
     let digits: Vec<u32> = oid.chars().filter_map(|c| c.to_digit(16)).collect();
@@ -569,49 +594,89 @@ fn object_name(below: &Path) -> Option<String> {
 /// The values of the agent's refs.
 struct Refs {
     head: Option<String>,
-    /// Branches and tags by name.
-    all: BTreeMap<String, String>,
+    /// Branches, stashes and tags by full name: in this order.
+    all: BTreeMap<Vec<u8>, String>,
 }
 
 impl Refs {
     fn read(arrival: &Arrival, spool: &Spool) -> Result<Self, CommitsError> {
-        let text = |path: &Path| -> Result<Option<String>, CommitsError> {
+        let read = |path: &Path| -> Result<Vec<u8>, CommitsError> {
             match arrival.items.get(path) {
-                Some(Item::File { kept: Some(kept), size, .. }) if *size < 16 << 20 => {
-                    Ok(Some(String::from_utf8_lossy(&spool.read(*kept)?).into_owned()))
+                None | Some(Item::Folder) => Ok(Vec::new()),
+                Some(Item::File { kept: Some(kept), size, .. }) if *size < LONGEST_REFS => {
+                    Ok(spool.read(*kept)?)
                 }
-                _ => Ok(None),
+                // As if it were not there, what it names would go unseen.
+                Some(_) => {
+                    let found = super::patch::quoted(path);
+                    Err(repository("refs in files within the limits", &found))
+                }
             }
         };
+        let oid = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text.trim_ascii_end());
+            is_oid(&text).then(|| text.into_owned())
+        };
         let mut all = BTreeMap::new();
-        let packed = text(Path::new(".git/packed-refs"))?.unwrap_or_default();
-        for line in packed.lines() {
-            if let Some((oid, name)) = line.split_once(' ')
-                && let Some(short) = branch(name)
-                && is_oid(oid)
+        let packed = read(Path::new(".git/packed-refs"))?;
+        for line in packed.split(|byte| *byte == b'\n') {
+            let mut parts = line.splitn(2, |byte| *byte == b' ');
+            if let (Some(value), Some(name)) = (parts.next(), parts.next())
+                && is_taken(name)
+                && let Some(oid) = oid(value)
             {
-                all.insert(short.to_owned(), oid.to_owned());
+                all.insert(name.to_owned(), oid);
             }
         }
         for path in arrival.items.range(PathBuf::from(".git/refs")..).map(|(path, _)| path) {
-            let Some(name) = path.strip_prefix(".git").ok().and_then(Path::to_str) else { break };
-            let Some(short) = branch(name) else { continue };
-            if let Some(value) = text(path)?.filter(|value| is_oid(value.trim_end())) {
-                all.insert(short.to_owned(), value.trim_end().to_owned());
+            let Ok(name) = path.strip_prefix(".git") else { break };
+            let name = name.as_os_str().as_bytes();
+            if is_taken(name)
+                && let Some(oid) = oid(&read(path)?)
+            {
+                all.insert(name.to_owned(), oid);
             }
         }
-        let head = text(Path::new(".git/HEAD"))?.unwrap_or_default();
-        let head = match head.trim_end().strip_prefix("ref: ") {
-            Some(name) => branch(name).and_then(|short| all.get(short).cloned()),
-            None => Some(head.trim_end().to_owned()).filter(|oid| is_oid(oid)),
+        // The last line is the stash that the ref stands at.
+        let stashes = read(Path::new(STASHES))?;
+        let lines = stashes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        for (n, line) in lines.rev().enumerate().skip(1) {
+            if let Some(oid) = line.split(|byte| *byte == b' ').nth(1).and_then(oid) {
+                all.insert(format!("{STASH}@{{{n}}}").into_bytes(), oid);
+            }
+        }
+        let head = read(Path::new(".git/HEAD"))?;
+        let head = match head.trim_ascii_end().strip_prefix(b"ref: ") {
+            Some(name) => all.get(name).cloned(),
+            None => oid(&head),
         };
         Ok(Self { head, all })
     }
+
+    /// What stands at commits that are none of these and that the host does not have, one name each.
+    fn strange(
+        self,
+        export: &Git,
+        host: &Git,
+        known: &[&str],
+    ) -> Result<Vec<(String, String)>, CommitsError> {
+        // A tip that is not there, or no commit, is the agent's affair.
+        let there: BTreeSet<String> =
+            found(export, self.all.values(), "")?.into_keys().cloned().collect();
+        // What the host cannot say it has counts as the agent's.
+        let of_host = reached(host, &there.iter().collect()).unwrap_or_default();
+        let mut seen: BTreeSet<String> = known.iter().map(|oid| (*oid).to_owned()).collect();
+        let all = self.all.into_iter();
+        let strange = all.filter(|(_, tip)| {
+            there.contains(tip) && !of_host.contains(tip) && seen.insert(tip.clone())
+        });
+        Ok(strange.map(|(name, tip)| (String::from_utf8_lossy(&name).into_owned(), tip)).collect())
+    }
 }
 
-/// A branch or a tag by its full name. Names are shown, and never given to git.
-fn branch(name: &str) -> Option<&str> {
-    name.strip_prefix("refs/heads/").or_else(|| name.strip_prefix("refs/tags/"))
+/// Whether a ref of this name is looked at. Names are shown, and never given to git.
+fn is_taken(name: &[u8]) -> bool {
+    name.starts_with(b"refs/heads/") || name.starts_with(b"refs/tags/") || name == STASH.as_bytes()
 }
 
 pub(crate) fn is_oid(text: &str) -> bool {

@@ -386,7 +386,7 @@ impl Work {
     ) -> Result<bool, WorkError> {
         let Some(commits) = &self.commits else { return Ok(false) };
         let known = pulled.tips.union(upstream).cloned().collect();
-        Ok(commits.unknown_to(&known)?)
+        Ok(commits.is_beyond(&known) || commits.unknown_to(&known)?)
     }
 
     /// Holds every change against the host's folder; answers what stands in the way of each.

@@ -92,7 +92,7 @@ pub(crate) async fn save<E: Engine>(
     Ok(saved)
 }
 
-fn keep_work(work: &Work, state: &Root, saved: &mut Saved) -> Result<(), SaveError> {
+pub(super) fn keep_work(work: &Work, state: &Root, saved: &mut Saved) -> Result<(), SaveError> {
     let pulled = read_pulled(state)?;
     saved.unpulled = work.unpulled(&pulled).len() as u64;
     let mut out = BufWriter::new(create(state, PATCH)?);
@@ -123,6 +123,12 @@ fn keep_work(work: &Work, state: &Root, saved: &mut Saved) -> Result<(), SaveErr
         let to = state.path().join(BUNDLE);
         commits.bundle(&to).map_err(WorkError::from)?;
         saved.commits = commits.count + commits.others.iter().map(|(_, n)| n).sum::<u64>();
+    }
+    if let Some(commits) = &work.commits {
+        let name = |(name, _): &(String, String)| {
+            format!("too-many {}", super::patch::quoted(Path::new(name)))
+        };
+        saved.left_out.extend(commits.beyond.iter().map(name));
     }
     let left = &work.left;
     for (why, paths) in [

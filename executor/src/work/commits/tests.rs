@@ -4,6 +4,7 @@ use std::process::Command;
 
 use super::super::arrival::{self, All, Hashing};
 use super::super::git::{BOUNDS, Bounds};
+use super::super::{Left, Pulled, Saved, Work, save};
 use super::*;
 
 /// The host's repository, and an agent's clone of it.
@@ -37,6 +38,20 @@ impl World {
         let output = sh.output().expect("runs");
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    /// Branches or tags, each at a commit of its own that begins at the first one.
+    fn fill(&self, at: &str, below: &str, many: usize) {
+        let commit = |n: usize| {
+            format!(
+                "commit {below}/{n:04}\ncommitter n <e@example.com> {n} +0000\ndata 1\nx\n\
+                 from {}\n\n",
+                self.start
+            )
+        };
+        let stream: String = (0..many).map(commit).collect();
+        fs::write(self.at("stream"), stream).expect("written");
+        self.run(at, "git fast-import --quiet < ../stream");
     }
 
     fn clones(&self) {
@@ -149,4 +164,79 @@ fn long_texts_are_shown_by_their_names() {
     let patch = String::from_utf8(commits.patch().expect("a patch")).expect("text");
     assert!(patch.contains("Binary files /dev/null and b/long differ\n"), "{}", patch.len());
     assert!(patch.contains("+++ b/short\n@@ -0,0 +1,512 @@\n") && patch.len() < 4096);
+}
+
+#[test]
+fn no_number_of_the_hosts_tags_hides_a_branch() {
+    let world = World::new();
+    world.fill("host", "refs/tags/0.1", 250);
+    world.clones();
+    let script = "echo 1 > file && git stash -q && echo 2 > file && git stash -q
+        git checkout -q -b x && git commit -q --allow-empty -m branch && git branch y x
+        git checkout -q --detach main && git commit -q --allow-empty -m tagged && git tag x
+        git tag -a -m annotated z x && git checkout -q main && git pack-refs --all
+        git commit -q --allow-empty -m head";
+    world.run("agent", script);
+    let (commits, _spool) = world.take().expect("taken");
+    let others: Vec<(&str, u64)> = commits.others.iter().map(|(n, c)| (n.as_str(), *c)).collect();
+    let expected = [
+        ("x", 1),
+        ("refs/stash", 2),
+        ("refs/stash@{1}", 2),
+        ("refs/tags/x", 1),
+        ("refs/tags/z", 1),
+    ];
+    assert_eq!(others, expected);
+    assert!(commits.beyond.is_empty() && commits.count == 1);
+    // All of it is kept.
+    let bundle = world.at("bundle");
+    commits.bundle(&bundle).expect("bundled");
+    let heads = world.run("host", "git bundle list-heads ../bundle");
+    for name in ["main", "refs/heads/x", "stash", "stash@{1}", "refs/tags/x"] {
+        let oid = world.run("agent", &format!("git rev-parse {name}^{{commit}}"));
+        assert!(heads.contains(&oid), "{name}: {heads}");
+    }
+    // What the host took since is not the agent's alone any more.
+    world.run("host", "git fetch -q ../agent refs/heads/x:taken");
+    let (commits, _spool) = world.take().expect("taken");
+    assert!(commits.others.iter().all(|(name, _)| name != "x"), "{:?}", commits.others);
+}
+
+#[test]
+fn branches_beyond_the_limit_are_unfinished_and_named() {
+    let world = World::new();
+    world.clones();
+    world.fill("agent", "refs/heads/b", MOST_TIPS + 5);
+    let (commits, spool) = world.take().expect("taken");
+    assert_eq!((commits.others.len(), commits.beyond.len()), (MOST_TIPS, 5));
+    assert_eq!(commits.beyond[0].0, "refs/heads/b/0200");
+    let mut known = commits.tips.clone();
+    let (changes, left, host) = (Vec::new(), Left::default(), world.at("host"));
+    let work = Work { changes, left, commits: Some(commits), spool, host };
+    let is_new = |known: &_| work.has_new_commits(&Pulled::default(), known).expect("counted");
+    assert!(is_new(&BTreeSet::new()) && !is_new(&known));
+    known.remove(&world.run("agent", "git rev-parse b/0202"));
+    assert!(is_new(&known));
+    let state = Root::open_or_make(&world.at("state")).expect("made");
+    state.ensure_folder(&own("saved").expect("a name"), 0o700).expect("made");
+    let mut saved = Saved::default();
+    save::keep_work(&work, &state, &mut saved).expect("kept");
+    let named: Vec<String> =
+        (MOST_TIPS..MOST_TIPS + 5).map(|n| format!("too-many refs/heads/b/{n:04}")).collect();
+    assert_eq!((saved.left_out, saved.commits), (named, MOST_TIPS as u64));
+}
+
+#[test]
+fn refs_that_cannot_be_read_are_not_as_if_they_were_not() {
+    let world = World::new();
+    world.clones();
+    world.run(
+        "agent",
+        "git pack-refs --all && mv .git/packed-refs x && ln -s ../x .git/packed-refs",
+    );
+    let refused = world.take().expect_err("refused").to_string();
+    assert!(refused.ends_with("found .git/packed-refs"), "{refused}");
+    world.run("agent", "rm .git/packed-refs && head -c 16777216 /dev/zero > .git/packed-refs");
+    let refused = world.take().expect_err("refused").to_string();
+    assert!(refused.ends_with("found .git/packed-refs"), "{refused}");
 }

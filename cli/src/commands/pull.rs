@@ -45,9 +45,10 @@ const NAMED: usize = 5;
 ///
 /// What your host runs, or lets decide what is run, without being asked (hooks, editors' settings,
 /// .envrc, workflows, executable files, links out of the folder) is listed apart, asked for apart,
-/// and not written on --yes alone. Never written: .git, and what `hide` names. What .gitignore
-/// names and is new stays behind. Read are at most 32 GiB and 2,000,000 files with 256 MiB of names;
-/// brought back files of at most 256 MiB, 4 GiB together.
+/// and not written on --yes alone; a patch and commits have it, and it is named. Never written:
+/// .git, and what `hide` names. What .gitignore names and is new stays behind. Read are at most 32
+/// GiB and 2,000,000 files with 256 MiB of names; brought back files of at most 256 MiB, 4 GiB
+/// together.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bottle pull @last\n  \
     bottle pull dev-ab12c --yes                       all but what the host would execute\n  \
@@ -448,6 +449,16 @@ impl Seen {
             patch.extend(self.work.text(change).map_err(|e| told(&e))?.patch);
         }
         let printer = &mut context.printer;
+        let why = |c: &&Change| Some((c.name(), why(&c.path, c.is_executed(), &self.protect)?));
+        let executed: Vec<(String, String)> = todo.iter().filter_map(why).collect();
+        if !executed.is_empty() {
+            printer.warn(
+                "where the patch is applied, the host would execute these, or do what they say:",
+            );
+            for (name, why) in executed {
+                printer.say(&format!("  {name}: {}", visible(&why)));
+            }
+        }
         if to.as_os_str() == "-" {
             printer.pass(&patch, false)?;
         } else {
